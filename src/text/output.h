@@ -1,0 +1,102 @@
+// The MiMo-V2 chat dialect, inward: a reply as it arrives, cut at any byte, into reasoning, content
+// and tool calls. Owns the grammar of replies and what becomes of broken ones; knows no tokens.
+//
+//   reply    [space] ["<think>" reasoning "</think>"] content {call}
+//   call     "<tool_call>" "<function=" NAME ">" {"<parameter=" NAME ">" VALUE "</parameter>"}
+//            "</function>" "</tool_call>"         space may stand between the tags, not in VALUE
+//
+// Nothing the model writes is lost, whatever it writes:
+//   * what begins like a call but names no function stays content, tags and all;
+//   * inside a call that has begun, anything but the grammar (also the same parameter twice) ends
+//     the call there, not whole, and is content from there on;
+//   * "</tool_call>" also closes a call without "</function>", and the other way round;
+//   * a reply that stops inside a value ends value and call there, not whole;
+//   * only space between tags and around calls is dropped and, in a call, a tag the end cuts off.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "text/chat.h"
+
+namespace tessera {
+
+struct OutputEvent {
+    enum class Kind : uint8_t {
+        kReasoning,  // text: more of the reasoning
+        kContent,    // text: more of the content
+        kCallBegin,  // text: the function's name
+        kArguments,  // text: more of the arguments; all pieces of a call are one JSON object
+        kCallEnd,    // whole: the call was closed as the grammar says
+    };
+    Kind kind = Kind::kContent;
+    std::string text = {};
+    bool whole = true;
+
+    bool operator==(const OutputEvent&) const = default;
+};
+
+// One per reply. Events depend on the text alone: however it is cut, the same kinds come in the
+// same order and their joined texts are the same. Time is linear in the text.
+class OutputParser {
+  public:
+    // `tools` as in render(): they say which parameters are not strings. A value of a parameter
+    // whose schema names types, none of them "string", is kept as JSON if it is JSON (or Python's
+    // True, False, None, as the prompt spells them); every other value becomes a string, verbatim.
+    OutputParser(Opening opening, const OrderedJson& tools);
+
+    // Reads more of the reply (UTF-8; special tokens shown, the end-of-turn token left out) and
+    // gives what is certain now. Text that may yet turn out to be a tag is held back.
+    std::vector<OutputEvent> push(std::string_view text);
+
+    // The reply is over: gives what was held back. Push nothing afterwards.
+    std::vector<OutputEvent> finish();
+
+  private:
+    using Kind = OutputEvent::Kind;
+    enum class State : uint8_t {
+        kOpening,        // nothing but space so far
+        kReasoning,      //
+        kContent,        //
+        kCallTag,        // after <tool_call>
+        kCallName,       // after <function=
+        kBody,           // between parameters
+        kParameterName,  // after <parameter=
+        kValue,          // after <parameter=…>
+        kCallClose,      // after </function>
+        kAfterCall,      // after </tool_call>
+    };
+
+    bool step();
+    bool step_content();
+    bool step_tag();
+    bool step_name();
+    bool step_value();
+    bool emit_until(std::string_view tag, Kind kind);
+    void emit(Kind kind, std::string_view text);
+    void begin_parameter();
+    void end_value();
+    void end_call(bool whole);
+    void give_up();
+    bool take_space();
+    std::string_view rest() const { return std::string_view(pending_).substr(read_); }
+
+    State state_;
+    std::string pending_;  // read so far up to read_
+    size_t read_ = 0;
+    std::string held_;                  // tags and space that become content if the grammar breaks
+    std::string name_;                  // of the function or parameter being read
+    std::string function_;              // of the call that is open
+    std::string value_;                 // of a parameter that is not a string
+    bool as_string_ = true;             // whether the open value is streamed as one
+    std::set<std::string> parameters_;  // of the open call, so far
+    std::set<std::pair<std::string, std::string>> not_strings_;  // function, parameter
+    std::vector<OutputEvent> events_;
+};
+
+}  // namespace tessera
