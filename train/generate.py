@@ -32,9 +32,11 @@ class Generator:
         self.target, self.weights, self.shape = target, weights, target.shape
         self.batch, self.length = batch, length
         s, device = self.shape, weights["embed"].device
-        make = lambda width: torch.zeros(batch, length, s.chunks, width, dtype=torch.bfloat16, device=device)
-        self.keys = [make(s.head_dim) for _ in target.layers]
-        self.values = [make(s.v_head_dim) for _ in target.layers]
+        # A sliding layer keeps a ring of its window; a full one keeps everything.
+        slots = [length if one.full else s.sliding_window for one in target.layers]
+        make = lambda count, width: torch.zeros(batch, s.chunks, count, width, dtype=torch.bfloat16, device=device)
+        self.keys = [make(count, s.head_dim) for count in slots]
+        self.values = [make(count, s.v_head_dim) for count in slots]
         self.position = torch.zeros((), dtype=torch.int64, device=device)
         self.temperature = torch.zeros((), device=device)
         self.tokens = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -42,20 +44,21 @@ class Generator:
         self.prompt_length = torch.zeros((), dtype=torch.int64, device=device)
         self.graph = None
 
-    def attend(self, index, q, k, v, full, sink):
+    def attend(self, index, q, k, v, sink):
         s = self.shape
         keys, values = self.keys[index], self.values[index]
-        keys.index_copy_(1, self.position.view(1), k)
-        values.index_copy_(1, self.position.view(1), v)
-        scores = torch.einsum("bkgd,bjkd->bkgj", q[:, 0], keys).float() * s.head_dim**-0.5
-        age = self.position - torch.arange(self.length, device=q.device)
-        visible = (age >= 0) if full else (age >= 0) & (age < s.sliding_window)
-        scores = scores.masked_fill(~visible, float("-inf"))
-        if full:
+        count = keys.shape[2]
+        keys.index_copy_(2, self.position.view(1) % count, k.transpose(1, 2))
+        values.index_copy_(2, self.position.view(1) % count, v.transpose(1, 2))
+        # Slot j holds the newest position that is j modulo `count`; before the first lap some are empty.
+        age = (self.position - torch.arange(count, device=q.device)) % count
+        scores = (q[:, 0] @ keys.mT).float() * s.head_dim**-0.5
+        scores = scores.masked_fill(age > self.position, float("-inf"))
+        if sink is None:
             p = torch.softmax(scores, -1)
         else:
             p = model.sink_softmax(scores, sink.float().view(s.chunks, s.group, 1))
-        return torch.einsum("bkgj,bjkd->bkgd", p.to(values.dtype), values).flatten(1)
+        return (p.to(values.dtype) @ values).flatten(1)
 
     def step(self):
         s = self.shape
@@ -65,7 +68,7 @@ class Generator:
             u = model.rms(x, w["input_norm"], s.layernorm_epsilon)
             theta = s.rope_theta if one.full else s.swa_rope_theta
             q, k, v = model.split_qkv(u, w, s, theta, self.position.view(1))
-            x = x + F.linear(self.attend(index, q, k, v, one.full, w.get("sink")), w["o"])[:, None]
+            x = x + F.linear(self.attend(index, q, k, v, w.get("sink")), w["o"])[:, None]
             u = model.rms(x, w["post_norm"], s.layernorm_epsilon)
             if one.dense:
                 gate, up = F.linear(u, w["gate_up"]).chunk(2, -1)
