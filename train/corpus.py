@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
 """Makes the corpus of the bundled model from Python packages, whole packages held out.
 
-    train/corpus.py fetch DIR      download the packages of packages.txt with pip (about 2 GB)
+    train/corpus.py fetch DIR      download the packages of packages.txt with pip and, on Debian,
+                                   their pages with apt-get (about 2 GB)
     train/corpus.py build DIR      read, filter, deduplicate, split; train the tokenizer; tokenize
     train/corpus.py report DIR     the table of CORPUS.md
 
-DIR/packages may also hold Debian -doc packages (.deb) and the interpreter's own library is read
-where it lies. `build` writes DIR/tokenizer.json, DIR/corpus.json (what went in, by package) and one
-array of little-endian uint16 ids a split: train.u16, valid_{code,prose}.u16, test_{...}.u16,
-documents separated by <|endoftext|>. The same DIR gives the same bytes.
+The interpreter's own library is read where it lies. `build` writes DIR/tokenizer.json (one that is
+there is kept, so that ids do not depend on the day of the download), DIR/corpus.json (what went in,
+by package) and one array of little-endian uint16 ids a split: train.u16, valid_{code,prose}.u16,
+test_{...}.u16, documents separated by <|endoftext|>. The same DIR gives the same bytes.
 """
 
 import argparse
 import ast
+import concurrent.futures
 import hashlib
 import json
 import multiprocessing
@@ -22,6 +24,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import urllib.request
 import zipfile
 import zlib
 from collections import Counter, defaultdict
@@ -60,15 +63,50 @@ def packages():
     return listed
 
 
+def run_in(folder, command, seconds=300):
+    """Whether the command ended well and in time."""
+    try:
+        return subprocess.run(command, cwd=folder, timeout=seconds, capture_output=True).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def fetch_source(name, folder):
+    """The newest source archive, straight from the index: `pip download` would run its build."""
+    from pip._internal.models.index import PyPI
+
+    request = urllib.request.Request(f"{PyPI.simple_url}/{name.replace('.', '-')}/",
+                                     headers={"Accept": "application/vnd.pypi.simple.v1+json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        listing = json.load(answer)
+    final = [f for f in listing["files"] if f["filename"].endswith((".tar.gz", ".zip")) and not f.get("yanked")
+             and re.search(r"-\d+(\.\d+)*(\.post\d+)?\.(tar\.gz|zip)$", f["filename"])]
+    if not final or final[-1].get("size", 0) > 150 << 20:
+        return False
+    newest = max(final, key=lambda f: f.get("upload-time", ""))
+    with urllib.request.urlopen(newest["url"], timeout=300) as answer:
+        (folder / newest["filename"]).write_bytes(answer.read())
+    return True
+
+
 def fetch(folder):
-    target = folder / "packages"
+    target = (folder / "packages").absolute()
     target.mkdir(parents=True, exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(target)]
-    for name in packages():
-        wheel = subprocess.run([*pip, "--only-binary=:all:", "--python-version", "3.13", name])
-        source = subprocess.run([*pip, "--no-binary=:all:", name])  # it has the documentation
-        if wheel.returncode and source.returncode:
-            print(f"{name}: neither wheel nor source", file=sys.stderr)
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:",
+           "--python-version", "3.13"]
+
+    def fetch_one(name):
+        got = ["wheel"] if run_in(target, [*pip, name]) else []
+        try:
+            # The source archive has the documentation, and so has Debian's package of it.
+            got += ["source"] if fetch_source(name, target) else []
+        except OSError as failed:
+            print(f"{name}: {failed}", file=sys.stderr)
+        got += ["pages" for three in ("", "3") if run_in(target, ["apt-get", "download", f"python{three}-{name}-doc"])]
+        print(f"{name}: {' '.join(got) or 'nothing'}", flush=True)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(fetch_one, packages()))
 
 
 def package_name(file):
@@ -227,8 +265,11 @@ def conversations(text, rng):
 
 
 def train_tokenizer(texts, file):
+    """The tokenizer at `file` if there is one (its ids stay what they were), else a new one."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+    if file.exists():
+        return Tokenizer.from_file(str(file))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
