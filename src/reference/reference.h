@@ -1,0 +1,67 @@
+// The slow twin: the target network in plain float loops, written from its description (mimo_v2,
+// "Forward") and from nothing else. It knows no plan, no tile and no runtime: it is the alibi that
+// every fast path is compared with. Refuses to be clever: a row is dequantised, then multiplied.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "base/numbers.h"
+#include "weights/bind.h"
+
+namespace tessera {
+
+// Where intermediate values are rounded: nowhere (the oracle's fp32), or to bf16 wherever the
+// published model stores an activation. docs/NUMERICS.md lists the places.
+enum class Rounding : uint8_t { none, bf16 };
+
+class Reference {
+  public:
+    // Keys and values of one sequence, all positions of all layers: floats, as they were cached.
+    struct Cache {
+        uint32_t length = 0;                     // tokens
+        std::vector<std::vector<float>> keys;    // by layer: length, kv_heads, head_dim
+        std::vector<std::vector<float>> values;  // by layer: length, kv_heads, v_head_dim
+    };
+
+    // Called after every layer with its index and the residual stream [rows, hidden].
+    using Observer = std::function<void(uint32_t layer, std::span<const float> residual)>;
+
+    // `weights` must outlive the reference.
+    Reference(const Weights& weights, Rounding rounding);
+
+    // Feeds `tokens` at positions cache.length…, appends their keys and values, and returns the
+    // normalised hidden states [rows, hidden] that the head reads. A row depends only on the tokens
+    // up to it, bit for bit, however many rows come in one call.
+    std::vector<float> forward(Cache& cache, std::span<const uint32_t> tokens,
+                               const Observer& observe = {}) const;
+
+    // Logits [rows, vocab] of rows that forward returned.
+    std::vector<float> logits(std::span<const float> hidden) const;
+
+    const Shape& shape() const { return weights_.shape; }
+
+  private:
+    struct Choice {
+        uint32_t expert;
+        float weight;
+    };
+
+    std::vector<float> attention(const LayerWeights& w, uint32_t layer, Cache& cache,
+                                 std::span<const float> u) const;
+    std::vector<float> feed_forward(const FeedForward& w, std::span<const float> u) const;
+    std::vector<Choice> route(const LayerWeights& w, std::span<const float> in) const;
+    std::vector<float> experts(const LayerWeights& w, std::span<const float> u) const;
+    std::vector<float> norm(std::span<const float> x, std::span<const float> gain) const;
+    void rotate(std::span<float> head, uint32_t position, const AttentionShape& a) const;
+    float stored(float value) const {
+        return rounding_ == Rounding::bf16 ? round_bf16(value) : value;
+    }
+
+    const Weights& weights_;
+    Rounding rounding_;
+};
+
+}  // namespace tessera

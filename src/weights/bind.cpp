@@ -1,0 +1,339 @@
+#include "weights/bind.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/numbers.h"
+#include "base/threads.h"
+#include "weights/inventory.h"
+
+namespace tessera {
+namespace {
+
+std::string shape_text(const std::vector<uint64_t>& shape) {
+    std::string text;
+    for (const uint64_t extent : shape)
+        text += (text.empty() ? "[" : ", ") + std::to_string(extent);
+    return text + "]";
+}
+
+std::string dtypes_text(const std::vector<Dtype>& dtypes) {
+    std::string text;
+    for (const Dtype dtype : dtypes)
+        text += (text.empty() ? "" : " or ") + std::string(dtype_name(dtype));
+    return text;
+}
+
+// ------------------------------------------------------------------ strictness: names, dtypes,
+// shapes
+
+void check_tensor(const RequiredTensor& required, const Tensor& found) {
+    if (std::ranges::find(required.dtypes, found.dtype) == required.dtypes.end()) {
+        fail("tensor {}: expected dtype {}, found {}", required.name, dtypes_text(required.dtypes),
+             dtype_name(found.dtype));
+    }
+    std::vector<uint64_t> padded = required.shape;
+    if (required.padded_rows > padded[0]) padded[0] = required.padded_rows;
+    if (found.shape != required.shape && found.shape != padded) {
+        fail("tensor {}: expected shape {}, found {}", required.name, shape_text(required.shape),
+             shape_text(found.shape));
+    }
+}
+
+// Every required tensor is there and nothing else is; returns their bytes.
+uint64_t check_all(const Checkpoint& checkpoint, const std::vector<RequiredTensor>& inventory) {
+    if (!checkpoint.complete()) {
+        fail("{}: incomplete: {}{}", checkpoint.folder.string(), checkpoint.missing.front(),
+             checkpoint.missing.size() > 1
+                 ? fmt::format(" and {} more", checkpoint.missing.size() - 1)
+                 : "");
+    }
+    std::set<std::string_view> names;
+    uint64_t bytes = 0;
+    for (const RequiredTensor& required : inventory) {
+        const auto found = checkpoint.tensors.find(required.name);
+        if (found == checkpoint.tensors.end()) {
+            fail("tensor {} is missing: expected {} {}", required.name,
+                 dtype_name(required.dtypes.front()), shape_text(required.shape));
+        }
+        check_tensor(required, found->second);
+        names.insert(required.name);
+        bytes += found->second.bytes.size();
+    }
+    uint64_t skipped = 0;
+    for (const auto& [name, tensor] : checkpoint.tensors) {
+        if (names.contains(name)) continue;
+        if (!is_skipped(name)) {
+            fail("tensor {} is unexpected: {} {}; the config does not ask for it", name,
+                 dtype_name(tensor.dtype), shape_text(tensor.shape));
+        }
+        ++skipped;
+    }
+    if (skipped > 0)
+        spdlog::info("skipped {} tensors of MTP, vision or audio: not used here", skipped);
+    return bytes;
+}
+
+// ------------------------------------------------------------------------------- views of one
+// tensor
+
+// Binds by name; every tensor it is asked for was checked before.
+class Binder {
+  public:
+    Binder(const Checkpoint& checkpoint, const Shape& shape)
+        : tensors_(checkpoint.tensors), shape_(shape) {}
+
+    std::vector<float> vector(const std::string& name) const {
+        const Tensor& tensor = tensors_.at(name);
+        std::vector<float> values(tensor.shape[0]);
+        Matrix row = whole(tensor, nullptr, 1, tensor.shape[0]);
+        dequantize_row(row, 0, values);
+        return values;
+    }
+
+    // `module`.weight with its scales; `columns` in elements.
+    Matrix matrix(const std::string& module, uint64_t rows, uint64_t columns) const {
+        const Tensor& tensor = tensors_.at(module + ".weight");
+        const Tensor* scales = nullptr;
+        if (tensor.dtype == Dtype::e4m3) scales = &tensors_.at(module + ".weight_scale_inv");
+        if (tensor.dtype == Dtype::u8) scales = &tensors_.at(module + ".weight_scale");
+        return whole(tensor, scales, rows, columns);
+    }
+
+    void attention(const std::string& module, const AttentionShape& a, LayerWeights& layer) const {
+        const uint32_t hidden = shape_.hidden;
+        if (shape_.fused_qkv) {
+            const Matrix fused =
+                matrix(module + ".qkv_proj", a.q_rows() + a.k_rows() + a.v_rows(), hidden);
+            const uint32_t chunks = shape_.qkv_chunks();
+            layer.q = part(fused, chunks, 0, a.q_rows());
+            layer.k = part(fused, chunks, a.q_rows() / chunks, a.k_rows());
+            layer.v = part(fused, chunks, (a.q_rows() + a.k_rows()) / chunks, a.v_rows());
+        } else {
+            layer.q = matrix(module + ".q_proj", a.q_rows(), hidden);
+            layer.k = matrix(module + ".k_proj", a.k_rows(), hidden);
+            layer.v = matrix(module + ".v_proj", a.v_rows(), hidden);
+        }
+        layer.o = matrix(module + ".o_proj", hidden, a.o_columns());
+        if (a.sink) layer.sink = vector(module + ".attention_sink_bias");
+    }
+
+    FeedForward feed_forward(const std::string& module, uint32_t width) const {
+        return {matrix(module + ".gate_proj", width, shape_.hidden),
+                matrix(module + ".up_proj", width, shape_.hidden),
+                matrix(module + ".down_proj", shape_.hidden, width)};
+    }
+
+  private:
+    static Format format_of(Dtype dtype) {
+        switch (dtype) {
+            case Dtype::f32:
+                return Format::f32;
+            case Dtype::bf16:
+                return Format::bf16;
+            case Dtype::e4m3:
+                return Format::fp8;
+            case Dtype::u8:
+                return Format::mxfp4;
+            default:
+                break;
+        }
+        CHECK(!"a dtype that no inventory lists");
+        return Format::f32;
+    }
+
+    static Matrix whole(const Tensor& tensor, const Tensor* scales, uint64_t rows,
+                        uint64_t columns) {
+        const auto count = static_cast<uint32_t>(rows);
+        return {format_of(tensor.dtype),
+                count,
+                static_cast<uint32_t>(columns),
+                tensor.bytes.data(),
+                scales ? scales->bytes.data() : nullptr,
+                count,
+                count,
+                0};
+    }
+
+    // `rows` rows of a fused matrix: an equal run in each chunk, `offset` rows into it.
+    static Matrix part(const Matrix& fused, uint32_t chunks, uint32_t offset, uint32_t rows) {
+        Matrix part = fused;
+        part.rows = rows;
+        part.part_rows = rows / chunks;
+        part.chunk_rows = fused.rows / chunks;
+        part.chunk_offset = offset;
+        return part;
+    }
+
+    const std::map<std::string, Tensor>& tensors_;
+    const Shape& shape_;
+};
+
+float scale_at(const std::byte* scales, uint64_t index) {
+    float scale;
+    std::memcpy(&scale, scales + 4 * index, 4);  // a mapping promises no alignment
+    return scale;
+}
+
+// --------------------------------------------------------------------------------- scales under
+// trust
+
+void check_scales(const RequiredTensor& required, const Tensor& tensor) {
+    const uint64_t columns = required.shape[1];
+    const auto refuse = [&](uint64_t index, const std::string& found) {
+        fail("tensor {}: the scale at row {}, column {} is {}, expected a finite number",
+             required.name, index / columns, index % columns, found);
+    };
+    if (required.name.ends_with(".weight_scale")) {
+        const auto bytes = tensor.bytes;
+        const auto nan = std::ranges::find(bytes, std::byte{kE8m0NaN});
+        if (nan != bytes.end()) refuse(static_cast<uint64_t>(nan - bytes.begin()), "NaN (255)");
+    }
+    if (required.name.ends_with(".weight_scale_inv")) {
+        for (uint64_t i = 0; i < required.elements(); ++i) {
+            const float scale = scale_at(tensor.bytes.data(), i);
+            if (!(scale >= 0 && scale <= std::numeric_limits<float>::max()))
+                refuse(i, fmt::format("{}", scale));
+        }
+    }
+}
+
+constexpr uint64_t kPageBytes = 4096;
+
+// Reads one byte of every page; the sum keeps the loads.
+uint8_t touch(std::span<const std::byte> bytes) {
+    uint8_t sum = 0;
+    for (uint64_t at = 0; at < bytes.size(); at += kPageBytes) {
+        sum = static_cast<uint8_t>(sum + std::to_integer<uint8_t>(bytes[at]));
+    }
+    return sum;
+}
+
+}  // namespace
+
+uint64_t Matrix::row_bytes() const {
+    switch (format) {
+        case Format::f32:
+            return 4ull * columns;
+        case Format::bf16:
+            return 2ull * columns;
+        case Format::fp8:
+            return columns;
+        case Format::mxfp4:
+            return columns / 2;
+    }
+    return 0;
+}
+
+uint64_t Matrix::scale_row(uint32_t row) const {
+    const uint64_t chunk_scale_rows = (chunk_rows + kFp8Block - 1) / kFp8Block;
+    return row / part_rows * chunk_scale_rows + (chunk_offset + row % part_rows) / kFp8Block;
+}
+
+void dequantize_row(const Matrix& matrix, uint32_t row, std::span<float> out) {
+    CHECK(row < matrix.rows && out.size() == matrix.columns);
+    const uint64_t stored = matrix.stored_row(row);
+    const std::byte* data = matrix.data + stored * matrix.row_bytes();
+    switch (matrix.format) {
+        case Format::f32:
+            std::memcpy(out.data(), data, 4 * out.size());
+            return;
+        case Format::bf16:
+            for (size_t i = 0; i < out.size(); ++i) {
+                bf16 value;
+                std::memcpy(&value, data + 2 * i, 2);
+                out[i] = to_float(value);
+            }
+            return;
+        case Format::fp8: {
+            static const auto kTable = [] {
+                std::array<float, 256> table;
+                for (uint32_t i = 0; i < 256; ++i)
+                    table[i] = e4m3_to_float(static_cast<uint8_t>(i));
+                return table;
+            }();
+            const uint64_t blocks = (matrix.columns + kFp8Block - 1) / kFp8Block;
+            const uint64_t first = matrix.scale_row(row) * blocks;
+            for (size_t i = 0; i < out.size(); ++i) {
+                const float scale = scale_at(matrix.scales, first + i / kFp8Block);
+                out[i] = round_bf16(kTable[std::to_integer<uint8_t>(data[i])] * scale);
+            }
+            return;
+        }
+        case Format::mxfp4: {
+            const std::byte* scales = matrix.scales + stored * (matrix.columns / kMxBlock);
+            for (size_t block = 0; block < out.size() / kMxBlock; ++block) {
+                const float scale = e8m0_to_float(std::to_integer<uint8_t>(scales[block]));
+                for (size_t i = block * kMxBlock; i < (block + 1) * kMxBlock; i += 2) {
+                    const auto pair =
+                        std::to_integer<uint8_t>(data[i / 2]);  // the low nibble comes first
+                    out[i] = kE2m1[pair & 15] * scale;
+                    out[i + 1] = kE2m1[pair >> 4] * scale;
+                }
+            }
+            return;
+        }
+    }
+}
+
+Weights bind(const Checkpoint& checkpoint, const Shape& shape) {
+    Weights weights{};
+    weights.shape = shape;
+    weights.bytes = check_all(checkpoint, target_inventory(shape));
+    const Binder binder(checkpoint, shape);
+    weights.embedding = binder.matrix("model.embed_tokens", shape.vocab, shape.hidden);
+    weights.head = binder.matrix("lm_head", shape.vocab, shape.hidden);
+    weights.norm = binder.vector("model.norm.weight");
+    for (uint32_t i = 0; i < shape.layers; ++i) {
+        const std::string at = "model.layers." + std::to_string(i);
+        LayerWeights& layer = weights.layers.emplace_back();
+        layer.input_norm = binder.vector(at + ".input_layernorm.weight");
+        layer.post_norm = binder.vector(at + ".post_attention_layernorm.weight");
+        binder.attention(at + ".self_attn", shape.attention(i), layer);
+        if (!shape.is_moe[i]) {
+            layer.dense = binder.feed_forward(at + ".mlp", shape.dense_width);
+            continue;
+        }
+        layer.router = binder.matrix(at + ".mlp.gate", shape.experts, shape.hidden);
+        layer.correction_bias = binder.vector(at + ".mlp.gate.e_score_correction_bias");
+        for (uint32_t e = 0; e < shape.experts; ++e) {
+            layer.experts.push_back(
+                binder.feed_forward(at + ".mlp.experts." + std::to_string(e), shape.expert_width));
+        }
+    }
+    return weights;
+}
+
+void read_through(const Checkpoint& checkpoint, const Shape& shape, uint32_t threads,
+                  const std::function<void(uint64_t, uint64_t)>& progress) {
+    const std::vector<RequiredTensor> inventory = target_inventory(shape);
+    uint64_t total = 0;
+    for (const RequiredTensor& required : inventory)
+        total += checkpoint.tensors.at(required.name).bytes.size();
+    std::atomic<uint64_t> done = 0;
+    std::atomic<uint8_t> kept = 0;
+    std::mutex drawing;
+    parallel_for(inventory.size(), threads, [&](size_t i) {
+        const Tensor& tensor = checkpoint.tensors.at(inventory[i].name);
+        kept += touch(tensor.bytes);
+        check_scales(inventory[i], tensor);
+        const uint64_t now = done += tensor.bytes.size();
+        if (!progress) return;
+        const std::unique_lock lock(drawing,
+                                    std::try_to_lock);  // whoever is late leaves it to the next
+        if (lock) progress(now, total);
+    });
+    if (progress) progress(total, total);
+}
+
+}  // namespace tessera

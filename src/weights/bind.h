@@ -1,0 +1,84 @@
+// Names become fields, once: every tensor of a checkpoint bound by name, dtype and shape, or one
+// error that says which is wrong. Behind this door a matrix is a view of the mapped file in the
+// checkpoint's own format; nothing is copied but the small vectors.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "model/shape.h"
+
+namespace tessera {
+
+enum class Format : uint8_t { f32, bf16, fp8, mxfp4 };
+
+// [rows, columns] in the mapping. A matrix may be a part of a fused projection: its rows then come
+// in runs of `part_rows`, one in every chunk of `chunk_rows` stored rows, `chunk_offset` rows into
+// it.
+struct Matrix {
+    Format format;
+    uint32_t rows;
+    uint32_t columns;
+    const std::byte* data;    // stored rows of row_bytes()
+    const std::byte* scales;  // fp8: f32 [chunks * scale_rows(), blocks]; mxfp4: e8m0 [stored rows,
+                              // columns / 32]
+    uint32_t part_rows;
+    uint32_t chunk_rows;
+    uint32_t chunk_offset;
+
+    uint64_t row_bytes() const;
+    uint64_t stored_row(uint32_t row) const {
+        return uint64_t{row / part_rows} * chunk_rows + chunk_offset + row % part_rows;
+    }
+    // The scales of an fp8 matrix restart in every chunk.
+    uint64_t scale_row(uint32_t row) const;
+};
+
+// Writes `row` as floats, out.size() == matrix.columns. fp8 and mxfp4 values are rounded to bf16,
+// as the published model has them; for mxfp4 that rounding changes nothing.
+void dequantize_row(const Matrix& matrix, uint32_t row, std::span<float> out);
+
+struct FeedForward {
+    Matrix gate, up;  // width, hidden
+    Matrix down;      // hidden, width
+};
+
+struct LayerWeights {
+    std::vector<float> input_norm, post_norm;  // hidden
+    Matrix q;                                  // heads * head_dim, hidden
+    Matrix k;                                  // kv_heads * head_dim, hidden
+    Matrix v;                                  // kv_heads * v_head_dim, hidden
+    Matrix o;                                  // hidden, heads * v_head_dim
+    std::vector<float> sink;                   // heads; empty without sinks
+
+    FeedForward dense;                   // of a dense layer
+    Matrix router;                       // experts, hidden
+    std::vector<float> correction_bias;  // experts
+    std::vector<FeedForward> experts;    // experts; empty in a dense layer
+};
+
+struct Weights {
+    Shape shape;
+    Matrix embedding;  // vocab, hidden
+    std::vector<LayerWeights> layers;
+    std::vector<float> norm;  // hidden
+    Matrix head;              // vocab, hidden
+    uint64_t bytes;           // of every bound tensor, as stored
+};
+
+// Binds all tensors that target_inventory(shape) lists. Throws Error naming the first tensor that
+// is missing, unexpected, of another dtype or another shape, with expected and found. Reads no data
+// but the small vectors. The checkpoint must outlive the weights. Skipped kinds (MTP, vision,
+// audio) are logged in one line.
+Weights bind(const Checkpoint& checkpoint, const Shape& shape);
+
+// Reads every bound byte once in parallel, so that a step meets no page fault, and refuses scales
+// that are NaN, infinite or negative, naming the tensor and row. `progress(done, total)` in bytes
+// is called by one thread at a time. Throws Error.
+void read_through(const Checkpoint& checkpoint, const Shape& shape, uint32_t threads,
+                  const std::function<void(uint64_t, uint64_t)>& progress = {});
+
+}  // namespace tessera
