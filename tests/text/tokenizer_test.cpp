@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "text/detokenizer.h"
 #include "text/normalize.h"
 #include "text/utf8.h"
 
@@ -65,15 +66,35 @@ class Generator {
     uint64_t seed_;
 };
 
-uint64_t fnv1a(const std::vector<uint32_t>& ids, uint64_t state) {
-    const auto add = [&](uint32_t id) {
-        for (int shift = 0; shift < 32; shift += 8) {
-            state = (state ^ (id >> shift & 255)) * 0x100000001b3u;
-        }
-    };
-    for (const uint32_t id : ids) add(id);
-    add(0xffffffffu);
-    return state;
+// FNV-1a over ids and texts, each with an end mark; see hashed() in the vector's script.
+class Hash {
+  public:
+    void add(const std::vector<uint32_t>& ids) {
+        for (const uint32_t id : ids) add_id(id);
+        add_id(0xffffffffu);
+    }
+
+    void add(std::string_view text) {
+        for (const char c : text) add_byte(static_cast<uint8_t>(c));
+        add_byte(0xff);
+    }
+
+    std::string hex() const { return fmt::format("{:016x}", state_); }
+
+  private:
+    void add_byte(uint8_t byte) { state_ = (state_ ^ byte) * 0x100000001b3u; }
+    void add_id(uint32_t id) {
+        for (int shift = 0; shift < 32; shift += 8) add_byte(static_cast<uint8_t>(id >> shift));
+    }
+
+    uint64_t state_ = 0xcbf29ce484222325u;
+};
+
+std::string detokenized(const std::vector<uint32_t>& ids, ShowSpecials specials) {
+    Detokenizer detokenizer(bundled_tokenizer(), specials);
+    std::string text;
+    for (const uint32_t id : ids) text += detokenizer.push(id);
+    return text + detokenizer.finish();
 }
 
 std::string normalized(std::string_view text) {
@@ -88,35 +109,60 @@ TEST(Tokenizer, EncodesAsThePublishedPackageDoes) {
     for (const OrderedJson& known : vector["explicit"]) {
         const std::string text = known["text"];
         const std::vector<uint32_t> parsed = known["parse"];
-        const std::vector<uint32_t> plain = known["plain"].is_null() ? parsed : known["plain"];
+        const std::vector<uint32_t> plain = known[known["plain"].is_null() ? "parse" : "plain"];
         EXPECT_EQ(tokenizer.encode(text, Specials::kParse), parsed) << known["text"];
         EXPECT_EQ(tokenizer.encode(text, Specials::kAsText), plain) << known["text"];
     }
 }
 
-TEST(Tokenizer, EncodesManyStringsAsThePublishedPackageDoes) {
+TEST(Tokenizer, TreatsManyStringsAsThePublishedPackageDoes) {
     const Tokenizer& tokenizer = bundled_tokenizer();
     const OrderedJson vector = read_vector("text_tokenizer.json");
     const Generator generator(vector);
     const uint64_t strings = vector["strings"], group = vector["group"];
     ASSERT_GE(strings, 50'000u);
-    for (uint64_t begin = 0, at = 0; begin < strings; begin += group, ++at) {
-        uint64_t state = 0xcbf29ce484222325u;
+    ASSERT_EQ(vector["string_hashes"].size() * group, strings);
+    for (uint64_t begin = 0; begin < strings; begin += group) {
+        Hash hash;
         for (uint64_t i = begin; i < begin + group; ++i) {
             const std::string text = generator.string(i);
             const auto parsed = tokenizer.encode(text, Specials::kParse);
             const auto plain = tokenizer.encode(text, Specials::kAsText);
-            state = fnv1a(plain, fnv1a(parsed, state));
+            hash.add(parsed);
+            hash.add(plain);
+            hash.add(detokenized(parsed, ShowSpecials::kSkip));
+            hash.add(detokenized(plain, ShowSpecials::kShow));
             ASSERT_EQ(decode(tokenizer, plain), normalized(text)) << "string " << i;
         }
-        EXPECT_EQ(fmt::format("{:016x}", state), vector["hashes"][at].get<std::string>())
+        EXPECT_EQ(hash.hex(), vector["string_hashes"][begin / group].get<std::string>())
             << "strings " << begin << " to " << begin + group - 1;
     }
 }
 
-// Ten megabytes of what makes naive tokenizers quadratic. Measured (release, one core): plain
-// source text takes about as long a byte as any of these but the single letter, see the table in
-// the README of this directory's history; here only that each ends and comes back.
+TEST(Tokenizer, DecodesRandomIdsAsThePublishedPackageDoes) {
+    const Tokenizer& tokenizer = bundled_tokenizer();
+    const OrderedJson vector = read_vector("text_tokenizer.json");
+    const uint64_t sequences = vector["sequences"], group = vector["group"];
+    const uint64_t seed = vector["seed"];
+    ASSERT_EQ(vector["sequence_hashes"].size() * group, sequences);
+    for (uint64_t begin = 0; begin < sequences; begin += group) {
+        Hash hash;
+        for (uint64_t i = begin; i < begin + group; ++i) {
+            Draw draw(~seed ^ i);
+            std::vector<uint32_t> ids(draw.below(24));
+            for (uint32_t& id : ids) {
+                id = static_cast<uint32_t>(draw.below(tokenizer.vocab_size() + 2));
+            }
+            hash.add(detokenized(ids, ShowSpecials::kSkip));
+            hash.add(detokenized(ids, ShowSpecials::kShow));
+        }
+        EXPECT_EQ(hash.hex(), vector["sequence_hashes"][begin / group].get<std::string>())
+            << "sequences " << begin << " to " << begin + group - 1;
+    }
+}
+
+// Ten megabytes of what makes naive tokenizers quadratic: hours, then, where these take a second at
+// most. Here each only has to end and come back; bench/text_bench.cpp measures.
 class TenMegabytes
     : public testing::TestWithParam<std::pair<const char*, std::string (*)(size_t)>> {};
 
@@ -161,7 +207,7 @@ INSTANTIATE_TEST_SUITE_P(
         std::pair{"marks", +[](size_t n) { return repeated("\u0301\u0316", n); }},
         std::pair{"markers", +[](size_t n) { return repeated("<|im_start|><|im_", n); }},
         std::pair{"random", &random_bytes}),
-    [](const auto& info) { return info.param.first; });
+    [](const auto& named) { return named.param.first; });
 
 TEST(Tokenizer, MarkersInTextAreTextUnlessParsed) {
     const Tokenizer& tokenizer = bundled_tokenizer();

@@ -5,17 +5,21 @@ Usage: python text_tokenizer.py TOKENIZER.json OUT.json
 A few hundred strings are written out with their ids. The many others are not stored: this script and
 tests/text/tokenizer_test.cpp draw the same ones from splitmix64, from the fragments and code point
 ranges in the vector, and only a hash for each group of them is. Bytes that are not UTF-8 are decoded
-with errors="replace" first, which is the rule of src/text/utf8.h.
+with errors="replace" first, which is the rule of src/text/utf8.h. The hash of a string covers its ids
+with and without markers parsed, and what the package decodes them to. Sequences of ids drawn at random,
+a few of them ids that do not exist, are decoded too: most of them are broken UTF-8.
 """
 
 import json
 import sys
+import unicodedata
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 SEED = 20240229
 STRINGS = 65536
-GROUP = 16
+SEQUENCES = 16384
+GROUP = 64
 MASK = (1 << 64) - 1
 
 FRAGMENTS = [
@@ -101,24 +105,40 @@ def string(index, settled):
     return b"".join(piece(draw, settled) for _ in range(draw.below(16)))
 
 
+def sequence(index, vocab):
+    """Ids, two beyond the vocabulary included."""
+    draw = Draw(~SEED ^ index)
+    return [draw.below(vocab + 2) for _ in range(draw.below(24))]
+
+
 def fnv1a(data, state=0xCBF29CE484222325):
     for byte in data:
         state = ((state ^ byte) * 0x100000001B3) & MASK
     return state
 
 
-def settled_ranges(plain):
-    """ranges() without code points that Unicode tables of different years could see differently.
+def is_settled(code, package_nfc):
+    """Whether Unicode tables of different years say the same of a code point.
 
-    The package and the C++ libraries each carry their own tables (14 to 16). A character that
-    Python's own table, the oldest, does not know is left out.
+    The package carries tables of Unicode 9 for NFC and newer ones for its pattern, Python 14, utf8proc
+    and PCRE2 14 or 15. A code point that Python does not know is left out, and one that the package
+    orders or composes otherwise than Python among marks: 98 marks that came after 9.
     """
-    import unicodedata
+    char = chr(code)
+    if unicodedata.category(char) in ("Cn", "Cs"):
+        return False
+    around = [char, "a\u0301" + char, "a\u0345" + char, char + "\u0301", char + "\u0334"]
+    return all(package_nfc.normalize_str(t) == unicodedata.normalize("NFC", t) for t in around)
+
+
+def settled_ranges():
+    """ranges() cut down to code points that are settled."""
+    package_nfc = normalizers.NFC()
     settled = []
     for first, last in ranges():
         begin = None
         for code in range(first, last + 2):
-            known = code <= last and unicodedata.category(chr(code)) not in ("Cn", "Cs")
+            known = code <= last and is_settled(code, package_nfc)
             if known and begin is None:
                 begin = code
             if not known and begin is not None:
@@ -131,7 +151,7 @@ def main():
     path, out = sys.argv[1:]
     parse, plain = Tokenizer.from_file(path), Tokenizer.from_file(path)
     plain.encode_special_tokens = True
-    settled = settled_ranges(plain)
+    settled = settled_ranges()
 
     def ids(tokenizer, texts):
         return [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
@@ -142,21 +162,41 @@ def main():
     written = [{"text": t, "parse": p, "plain": q if q != p else None}
                for t, p, q in zip(explicit, ids(parse, explicit), ids(plain, explicit))]
 
-    hashes = []
-    for begin in range(0, STRINGS, GROUP):
-        texts = [string(i, settled).decode("utf-8", errors="replace") for i in range(begin, begin + GROUP)]
-        state = fnv1a(b"")
-        for pair in zip(ids(parse, texts), ids(plain, texts)):
-            for found in pair:
-                state = fnv1a(b"".join(i.to_bytes(4, "little") for i in found + [0xFFFFFFFF]), state)
-        hashes.append(f"{state:016x}")
+    def hashed(found, state):
+        """Adds ids or a text to a hash, and an end mark that neither contains."""
+        if isinstance(found, str):
+            return fnv1a(found.encode() + b"\xff", state)
+        return fnv1a(b"".join(i.to_bytes(4, "little") for i in found + [0xFFFFFFFF]), state)
 
+    def groups(count, of_index):
+        """One hash for each GROUP of indices; of_index gives what of an index is hashed."""
+        for begin in range(0, count, GROUP):
+            state = fnv1a(b"")
+            for index in range(begin, begin + GROUP):
+                for found in of_index(index):
+                    state = hashed(found, state)
+            yield f"{state:016x}"
+
+    def of_string(index):
+        text = string(index, settled).decode("utf-8", errors="replace")
+        [parsed], [unparsed] = ids(parse, [text]), ids(plain, [text])
+        shown = parse.decode(unparsed, skip_special_tokens=False)
+        if shown != unicodedata.normalize("NFC", text):
+            raise SystemExit(f"string {index} does not come back from its ids: {text!r}")
+        return parsed, unparsed, parse.decode(parsed, skip_special_tokens=True), shown
+
+    def of_sequence(index):
+        drawn = sequence(index, parse.get_vocab_size())
+        return tuple(parse.decode(drawn, skip_special_tokens=skip) for skip in (True, False))
+
+    strings, sequences = groups(STRINGS, of_string), groups(SEQUENCES, of_sequence)
     with open(out, "w", encoding="utf-8") as file:
-        file.write('{"seed": %d, "strings": %d, "group": %d,\n' % (SEED, STRINGS, GROUP))
+        file.write('{"seed": %d, "strings": %d, "sequences": %d, "group": %d,\n' % (SEED, STRINGS, SEQUENCES, GROUP))
         file.write('"fragments": %s,\n' % json.dumps(FRAGMENTS))
         file.write('"ranges": %s,\n' % json.dumps(settled, separators=(",", ":")))
         file.write('"explicit": [\n%s],\n' % ",\n".join(json.dumps(w, separators=(",", ":")) for w in written))
-        file.write('"hashes": %s}\n' % json.dumps(hashes, separators=(",", ":")))
+        file.write('"string_hashes": %s,\n' % json.dumps(list(strings), separators=(",", ":")))
+        file.write('"sequence_hashes": %s}\n' % json.dumps(list(sequences), separators=(",", ":")))
 
 
 if __name__ == "__main__":
