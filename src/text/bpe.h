@@ -37,6 +37,7 @@ class Bpe {
 
     Slot find(uint32_t left, uint32_t right) const;
     void encode_short(std::string_view word, std::vector<uint32_t>& out) const;
+    template <typename Candidates>
     void encode_long(std::string_view word, std::vector<uint32_t>& out) const;
 
     std::array<uint32_t, 256> byte_ids_;
