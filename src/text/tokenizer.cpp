@@ -1,11 +1,10 @@
 #include "text/tokenizer.h"
 
+#include <algorithm>
 #include <bit>
-#include <fstream>
 #include <functional>
-#include <iterator>
 
-#include "base/error.h"
+#include "base/mapped_file.h"
 #include "text/normalize.h"
 #include "text/utf8.h"
 
@@ -41,11 +40,9 @@ inline constexpr size_t kSeenWordBytesMax = 64;  // longer ones seldom come back
 }  // namespace
 
 Tokenizer Tokenizer::load(const std::filesystem::path& path) {
-    std::ifstream file(path, std::ios::binary);
-    if (!file) fail("{}: cannot open the file", path.string());
-    const std::string json((std::istreambuf_iterator<char>(file)),
-                           std::istreambuf_iterator<char>());
-    if (file.bad()) fail("{}: cannot read the file", path.string());
+    const MappedFile file(path);
+    const std::string_view json(reinterpret_cast<const char*>(file.bytes().data()),
+                                file.bytes().size());
     return parse(json, path.string());
 }
 
