@@ -1,10 +1,6 @@
 #include "text/output.h"
 
 #include <algorithm>
-#include <exception>
-
-#include "base/check.h"
-#include "base/json.h"
 
 namespace tessera {
 namespace {
@@ -50,12 +46,7 @@ std::string json_of(const std::string& value) {
     if (bare == "True") return "true";
     if (bare == "False") return "false";
     if (bare == "None") return "null";
-    try {
-        parse_json(bare, "value");
-        return bare;
-    } catch (const std::exception&) {
-        return {};
-    }
+    return parse_ordered_json(bare) ? bare : std::string();
 }
 
 std::string json_string(std::string_view text) {

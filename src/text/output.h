@@ -11,7 +11,8 @@
 //     the call there, not whole, and is content from there on;
 //   * "</tool_call>" also closes a call without "</function>", and the other way round;
 //   * a reply that stops inside a value ends value and call there, not whole;
-//   * only space between tags and around calls is dropped and, in a call, a tag the end cuts off.
+//   * dropped are only the tags, space between them and after a call where no content follows, and,
+//     in a call, a tag or a name that the end cuts off.
 #pragma once
 
 #include <cstdint>

@@ -60,6 +60,11 @@ void append(const OrderedJson& value, std::string& out) {
 
 std::optional<OrderedJson> parse_ordered_json(std::string_view text, std::string* why) {
     try {
+        // The parser behind these takes a zero byte for the end of the text and never sees the
+        // rest.
+        if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
+            fail("JSON: a zero byte at byte {}", zero);
+        }
         parse_json(text, "JSON");
         return OrderedJson::parse(text);
     } catch (const std::exception& refused) {

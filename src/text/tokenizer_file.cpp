@@ -243,7 +243,15 @@ void Reader::read_vocab() {
         if (taken[id]) fail("{}: model.vocab gives the id {} to two tokens", source_, id);
         taken[id] = true;
         std::optional<std::string> bytes = bytes_of_symbol(symbol);
-        if (added.contains(symbol)) bytes = symbol;
+        if (added.contains(symbol)) {
+            if (bytes && *bytes != symbol) {
+                fail(
+                    "{}: model.vocab has {}, which is an added token too, but there it would stand "
+                    "for other bytes",
+                    source_, shown(Json(symbol)));
+            }
+            bytes = symbol;
+        }
         if (!bytes || bytes->empty()) {
             fail("{}: model.vocab has the token {}, expected characters of the byte-level alphabet",
                  source_, shown(Json(symbol)));

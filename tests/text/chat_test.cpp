@@ -182,7 +182,8 @@ TEST(PythonJson, SpellsAsPythonDoes) {
 TEST(PythonJson, RefusesWhatIsNotJsonUnderTheLimits) {
     for (const std::string& text :
          {std::string(), std::string("{"), std::string(R"({"a":1,"a":2})"), std::string(100, '['),
-          std::string("1e999"), std::string("\"\xff\""), std::string("NaN")}) {
+          std::string("1e999"), std::string("\"\xff\""), std::string("NaN"),
+          std::string("40\0x", 4), std::string("40\0", 3)}) {
         std::string why;
         EXPECT_FALSE(parse_ordered_json(text, &why)) << text;
         EXPECT_FALSE(why.empty()) << text;

@@ -195,6 +195,7 @@ TEST(Output, CallsBecomeNamesAndJson) {
         {call("f", with("n", "1e999")), {"", "", {R"(f({"n": "1e999"}))"}}},
         {call("f", with("list", "[1, {\"a\": \"é\"}]")),
          {"", "", {R"(f({"list": [1, {"a": "é"}]}))"}}},
+        {call("f", with("n", std::string("40\0 x", 5))), {"", "", {R"(f({"n": "40\u0000 x"}))"}}},
         {call("f", with("list", "[1,")), {"", "", {R"(f({"list": "[1,"}))"}}},
         {call("f", with("list", std::string(100, '['))),
          {"", "", {"f({\"list\": \"" + std::string(100, '[') + "\"})"}}},

@@ -226,6 +226,12 @@ TEST(TokenizerFile, RefusalsNameTheFileAndTheKey) {
         {"added_tokens[0].id is 256, which another", [&](auto& f) { added(f)["id"] = 256; }},
         {"4000000000", [&](auto& f) { added(f)["id"] = 4'000'000'000u; }},
         {"is -1", [&](auto& f) { added(f)["id"] = -1; }},
+        // As a merge of "\u0120" and "a" it would be " a"; as an added token, what it says.
+        {"\\u0120a\", which is an added token too",
+         [&](auto& f) {
+             model(f)["vocab"]["\u0120a"] = 258;
+             added(f)["content"] = "\u0120a";
+         }},
         {"added_tokens[0].id is 300, expected 256",
          [&](auto& f) { added(f)["id"] = 300, added(f)["content"] = "ab"; }},
         {"added_tokens[1].content",
