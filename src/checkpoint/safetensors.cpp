@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "checkpoint/excerpt.h"
+#include "checkpoint/little_endian.h"
 
 namespace tessera {
 namespace {
@@ -44,12 +45,6 @@ constexpr size_t kDepthMax = 3;  // header, tensor, shape
 
 // ------------------------------------------------------------------ the header's bytes
 
-uint64_t header_length(std::span<const std::byte> head) {
-    uint64_t length = 0;
-    for (size_t i = 0; i < kLengthBytes; ++i) length |= std::to_integer<uint64_t>(head[i]) << 8 * i;
-    return length;
-}
-
 std::string_view header_text(std::span<const std::byte> head, uint64_t file_bytes,
                              std::string_view source) {
     if (file_bytes < kLengthBytes) {
@@ -60,7 +55,7 @@ std::string_view header_text(std::span<const std::byte> head, uint64_t file_byte
     }
     CHECK(head.size() >= kLengthBytes);
     CHECK(head.size() <= file_bytes);
-    const uint64_t length = header_length(head);
+    const uint64_t length = little_endian<uint64_t>(head, 0);
     if (length > kHeaderBytesMax) {
         fail(
             "{}: the header says it is {} bytes long, at most {} are accepted; is this a "
