@@ -12,7 +12,7 @@ namespace tessera {
 
 enum class ShowSpecials {
     kSkip,  // tokens the file calls special add nothing
-    kShow,  // they are written as they are spelt; what an OutputParser (chat.h) reads
+    kShow,  // they are written as they are spelt; what an OutputParser (output.h) reads
 };
 
 // One per reply. All pieces joined are the bytes of all ids decoded at once, with each ill-formed

@@ -19,7 +19,9 @@ class Splitter {
 
     // Gives `word` each match and each gap between matches in `text` (well-formed UTF-8), in order;
     // together they are all of `text`. Never throws: where one search exceeds its budget of steps
-    // (64 a byte of `text`; the published patterns stay below 4), the rest is one word.
+    // (64 a byte of `text`; the Qwen2 pattern needs one), the rest is one word. Time is linear in
+    // the text for patterns that look no further than a run of characters of one kind; a hostile
+    // one may spend its budget at every word.
     void split(std::string_view text, const std::function<void(std::string_view)>& word) const;
 
   private:

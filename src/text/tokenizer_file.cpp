@@ -1,5 +1,6 @@
 #include "text/tokenizer_file.h"
 
+#include <algorithm>
 #include <initializer_list>
 #include <unordered_map>
 #include <unordered_set>
