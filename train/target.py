@@ -147,7 +147,7 @@ class Trainer:
         w, found = self.effective(quantized), {}
         a = self.arguments
         for split, size in splits.items():
-            if split == "train" or size["tokens"] < a.length * a.batch:
+            if not split.endswith(("_code", "_prose")) or size["tokens"] < a.length * a.batch:
                 continue
             ids = np.fromfile(a.data / f"{split}.u16", dtype=np.uint16).astype(np.int64)
             count = min(len(ids) - 1, a.eval_tokens) // (a.length * a.batch)
@@ -174,6 +174,8 @@ def main():
     parser.add_argument("--minutes", type=float, default=0.0, help="of the QAT run; the bf16 twin adds 14 %%")
     parser.add_argument("--steps", type=int, default=0, help="instead of minutes: reproducible on any device")
     parser.add_argument("--config", type=Path, default=model.CONFIG, help="the shape (default: the bundled one)")
+    parser.add_argument("--resumable", action=argparse.BooleanOptionalAction, default=True,
+                        help="write state.pt now and then (700 MB)")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=1)
@@ -190,21 +192,32 @@ def main():
         print(f"resumed at step {trainer.step}")
     while trainer.progress() < BRANCH:
         trainer.advance(min(BRANCH, trainer.progress() + 0.215), False, "bf16")
-        torch.save(trainer.state(), saved)
+        if arguments.resumable:
+            torch.save(trainer.state(), saved)
     branch = copy.deepcopy(trainer.state())
-    quality = {"parameters": sum(p.numel() for p in trainer.target.parameters())}
+    quality = {"parameters": sum(p.numel() for p in trainer.target.parameters()),
+               "tokens_a_step": arguments.batch * arguments.length}
+
+    def note(**found):
+        quality.update(found)
+        (arguments.out / "quality.json").write_text(json.dumps(quality, indent=1))
+        print(json.dumps(found), flush=True)
 
     trainer.advance(1.0, True, "qat")
-    torch.save(trainer.target.state_dict(), arguments.out / "target.pt")
-    quality["steps"], quality["qat"] = trainer.step, trainer.bits_per_byte(True)
-    print(json.dumps(quality, indent=1), flush=True)
+    save_whole(trainer.target.state_dict(), arguments.out / "target.pt")
+    note(steps=trainer.step, qat=trainer.bits_per_byte(True))
+    arguments.steps = trainer.step  # the twin takes as many, whatever time they need
     trainer.restore(branch)
     trainer.advance(1.0, False, "bf16")
-    torch.save(trainer.target.state_dict(), arguments.out / "target_bf16.pt")
-    quality["bf16"], quality["rounded"] = trainer.bits_per_byte(False), trainer.bits_per_byte(True)
-    quality["tokens_a_step"] = arguments.batch * arguments.length
-    (arguments.out / "quality.json").write_text(json.dumps(quality, indent=1))
-    print(json.dumps(quality, indent=1), flush=True)
+    save_whole(trainer.target.state_dict(), arguments.out / "target_bf16.pt")
+    note(bf16=trainer.bits_per_byte(False))
+    note(rounded=trainer.bits_per_byte(True))
+
+
+def save_whole(state, file):
+    """Under its name only once it is complete: whoever waits for the file may read it."""
+    torch.save(state, file.with_suffix(".part"))
+    file.with_suffix(".part").rename(file)
 
 
 if __name__ == "__main__":

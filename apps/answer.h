@@ -1,0 +1,32 @@
+// One answer, streamed: tokens from a session become text, until something ends it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tessera/session.h"
+
+namespace tessera {
+
+struct AnswerLimits {
+    uint32_t tokens_max = 0;
+    std::vector<std::string> stops;
+    ShowSpecials specials = ShowSpecials::kSkip;
+};
+
+enum class Ended : uint8_t { by_model, at_stop, at_limit, at_context, by_interrupt };
+std::string_view ended_text(Ended ended);
+
+struct Answer {
+    Ended ended;
+    std::vector<Token> tokens;  // chosen, the end token included
+};
+
+// Writes each piece of text as soon as it is certain. Asks interrupted() between tokens.
+Answer stream_answer(const Model& model, Session& session, const AnswerLimits& limits,
+                     const std::function<void(std::string_view)>& write);
+
+}  // namespace tessera

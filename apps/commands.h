@@ -1,0 +1,18 @@
+// The commands of the one binary. Each adds itself to the program, with its help, and throws Error
+// for the person at the keyboard; main prints it.
+#pragma once
+
+#include <filesystem>
+
+#include <CLI/CLI.hpp>
+
+namespace tessera {
+
+void add_run(CLI::App& program);
+void add_inspect(CLI::App& program);
+
+// The model that comes with the program: beside the sources or, installed, under share/tessera.
+// Throws Error if it is in neither place.
+std::filesystem::path bundled_model();
+
+}  // namespace tessera

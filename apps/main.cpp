@@ -1,0 +1,58 @@
+// tessera COMMAND …: prints errors as one line, exit code 2; everything else is the commands'.
+#include <cstdio>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "base/log.h"
+
+#include "commands.h"
+
+namespace tessera {
+
+std::filesystem::path bundled_model() {
+    const std::filesystem::path program =
+        std::filesystem::read_symlink("/proc/self/exe").parent_path();
+    for (const char* where : {"../../models/tessera-mini", "../share/tessera/tessera-mini"}) {
+        const std::filesystem::path folder = (program / where).lexically_normal();
+        if (exists(folder / "config.json")) return folder;
+    }
+    fail("the bundled model is not where it was installed (looked beside {}): pass --model PATH",
+         program.string());
+}
+
+}  // namespace tessera
+
+int main(int argc, char** argv) {
+    CLI::App program(
+        "Tessera decodes mixture-of-experts language models at the latency limit of the machine.",
+        "tessera");
+    program.set_version_flag("--version", "tessera " TESSERA_VERSION);
+    program.require_subcommand(1);
+    bool quiet = false;
+    program.add_flag("-q,--quiet", quiet, "Say nothing but warnings and errors on stderr");
+    program.parse_complete_callback(
+        [&] { tessera::log_to_stderr(quiet ? spdlog::level::warn : spdlog::level::info); });
+    tessera::add_run(program);
+    tessera::add_inspect(program);
+    if (argc == 1) {
+        fmt::print("{}", program.help());
+        return 0;
+    }
+    try {
+        program.parse(argc, argv);
+    } catch (const CLI::ParseError& usage) {
+        const int code = program.exit(usage);
+        return code == 0 ? 0 : 2;
+    } catch (const tessera::Error& error) {
+        fmt::print(stderr, "tessera: {}\n", error.what());
+        return 2;
+    } catch (const std::bad_alloc&) {
+        fmt::print(stderr, "tessera: out of memory\n");
+        return 2;
+    } catch (const std::filesystem::filesystem_error& error) {
+        fmt::print(stderr, "tessera: {}\n", error.what());
+        return 2;
+    }
+    return 0;
+}

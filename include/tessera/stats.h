@@ -1,0 +1,25 @@
+// What a session did, measured where it happened.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace tessera {
+
+struct Stats {
+    uint32_t prompt_tokens = 0;
+    double prompt_seconds = 0;
+    uint32_t tokens = 0;                 // generated
+    uint32_t steps = 0;                  // passes of the target that generated them
+    double seconds = 0;                  // spent in those passes and in choosing
+    uint64_t hash = 0xcbf29ce484222325;  // FNV-1a over the generated ids, little-endian u32
+
+    double tokens_per_second() const { return seconds > 0 ? tokens / seconds : 0; }
+    double tokens_per_step() const { return steps > 0 ? double{tokens} / steps : 0; }  // τ
+    double ms_per_step() const { return steps > 0 ? 1e3 * seconds / steps : 0; }
+
+    // One line for people: rates, τ, milliseconds a step and the hash.
+    std::string line() const;
+};
+
+}  // namespace tessera
