@@ -28,10 +28,10 @@ struct Tensor {
 
 struct Checkpoint {
     std::filesystem::path folder;
-    Json config;                          // config.json, trailing commas tolerated
+    Json config;  // config.json, trailing commas tolerated
     std::map<std::string, Tensor> tensors;
-    std::vector<std::string> missing;     // what the index promises and the folder lacks, in words
-    std::vector<MappedFile> shards;       // keeps the spans alive
+    std::vector<std::string> missing;  // what the index promises and the folder lacks, in words
+    std::vector<MappedFile> shards;    // keeps the spans alive
 
     bool complete() const { return missing.empty(); }
 };

@@ -1,5 +1,5 @@
-// Foreign text in a message: in quotes, control bytes escaped so that a name cannot forge a line of
-// the log, and cut where it goes on too long.
+// Foreign text in a message: in quotes, everything but printable ASCII escaped so that a name
+// cannot forge a line of the log, and cut where it goes on too long.
 #pragma once
 
 #include <string>
@@ -11,11 +11,22 @@
 
 namespace tessera {
 
-inline constexpr size_t kExcerptMax = 160;  // the longest published tensor name has 71 bytes
+inline constexpr size_t kExcerptMax = 160;  // twice as long as any published tensor name
 
+// Not fmt's {:?}: fmt 9 aborts on bytes that are not UTF-8.
 inline std::string excerpt(std::string_view text) {
-    return fmt::format("{:?}{}", text.substr(0, kExcerptMax),
-                       text.size() > kExcerptMax ? "..." : "");
+    std::string shown = "\"";
+    for (const char c : text.substr(0, kExcerptMax)) {
+        if (c == '"' || c == '\\') {
+            shown += '\\';
+            shown += c;
+        } else if (c >= 0x20 && c < 0x7f) {
+            shown += c;
+        } else {
+            shown += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+        }
+    }
+    return shown + (text.size() > kExcerptMax ? "\"..." : "\"");
 }
 
 // A JSON value as it was written; JSON's own escapes keep it on one line.

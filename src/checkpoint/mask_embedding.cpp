@@ -38,7 +38,7 @@ std::string archive_folder(const Entries& entries, std::string_view source) {
 
 void check_byte_order(const Entries& entries, const std::string& folder, std::string_view source) {
     const auto found = entries.find(folder + "/byteorder");
-    if (found == entries.end()) return;  // written since torch 2.1; before it, always the host's
+    if (found == entries.end()) return;  // older torch does not write it
     const std::string_view order(reinterpret_cast<const char*>(found->second.data()),
                                  found->second.size());
     if (order != "little") fail("{}: expected byteorder little, found {}", source, excerpt(order));

@@ -39,7 +39,7 @@ const DtypeFacts& facts(Dtype dtype) {
 }
 
 constexpr uint64_t kLengthBytes = 8;
-constexpr uint64_t kHeaderBytesMax = uint64_t{512} << 20;  // the largest published one is 4 MB
+constexpr uint64_t kHeaderBytesMax = uint64_t{512} << 20;
 constexpr size_t kRankMax = 8;
 constexpr size_t kDepthMax = 3;  // header, tensor, shape
 

@@ -30,7 +30,7 @@ struct TensorInfo {
 // may be the whole file); `file_bytes` is the size of the file. Every span lies inside the file, is
 // as long as dtype and shape say, and overlaps no other. Throws Error naming `source` and, where
 // there is one, the tensor, with what was expected and what was found.
-std::map<std::string, TensorInfo> parse_safetensors(std::span<const std::byte> head, uint64_t file_bytes,
-                                                    std::string_view source);
+std::map<std::string, TensorInfo> parse_safetensors(std::span<const std::byte> head,
+                                                    uint64_t file_bytes, std::string_view source);
 
 }  // namespace tessera

@@ -112,7 +112,8 @@ TEST(MaskEmbedding, RefusesCallsByName) {
     EXPECT_THAT(call("torch", "load"), HasSubstr("\"torch load\""));
     EXPECT_THAT(call("torch BFloat16Storage", ""), HasSubstr("not one of"));
     EXPECT_THAT(call("torch", "FloatStorage"), HasSubstr("a call of name \"torch FloatStorage\""));
-    EXPECT_THAT(call("o\x1bs", "sys\ttem"), HasSubstr("\"o\\x1bs sys\\ttem\""));
+    EXPECT_THAT(call("o\x1bs", "sys\ttem"), HasSubstr("\"o\\x1bs sys\\x09tem\""));
+    EXPECT_THAT(call("\xff\xee", "\xc3"), HasSubstr("\"\\xff\\xee \\xc3\""));
     const std::string hidden =
         TorchFile{.hooks = global("os", "system") + tuple(text("id")) + "R"}.bytes();
     EXPECT_THAT(refused(hidden), HasSubstr("\"os system\""));

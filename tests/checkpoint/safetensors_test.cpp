@@ -112,6 +112,11 @@ TEST(Safetensors, RefusesHeadersThatAreNoObject) {
     EXPECT_THAT(refused(safetensors_file(std::string("{}\0{", 4), "")), HasSubstr("zero byte"));
 }
 
+TEST(Safetensors, RefusesBytesThatAreNoUtf8) {
+    EXPECT_THAT(refused(safetensors_file("\xca{}", "")), HasSubstr("found \"\\xca\""));
+    EXPECT_THAT(refused(safetensors_file("{\"\xca\":1}", "")), HasSubstr("not valid JSON"));
+}
+
 TEST(Safetensors, RefusesEntriesOfAnotherForm) {
     for (const char* entry : {"1", "null", "[]", "{}", R"({"dtype":"F32","shape":[2]})",
                               R"({"dtype":"F32","shape":[2],"data_offsets":[0,8],"strides":[1]})",
