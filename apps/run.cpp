@@ -233,18 +233,18 @@ void run_interactive(const Model& model, const RunOptions& options) {
     rl_initialize();
     const std::string history = history_file();
     if (!history.empty()) read_history(history.c_str());
-    Dialogue dialogue(model, options);
+    std::optional<Dialogue> dialogue(std::in_place, model, options);
     while (const auto line = read_line()) {
         if (line->empty()) continue;
         add_history(line->c_str());
         try {
             const Ended ended =
-                options.chat ? dialogue.answer_turn(*line) : dialogue.continue_text(*line);
+                options.chat ? dialogue->answer_turn(*line) : dialogue->continue_text(*line);
             std::fputc('\n', stdout);
-            write_aside(fmt::format("{}; {}\n", dialogue.stats().line(), ended_text(ended)));
+            write_aside(fmt::format("{}; {}\n", dialogue->stats().line(), ended_text(ended)));
         } catch (const Error& error) {
             write_aside(fmt::format("{}\n", error.what()));
-            dialogue = Dialogue(model, options);  // the conversation outgrew the context: a new one
+            dialogue.emplace(model, options);  // the conversation outgrew the context: a new one
         }
     }
     if (!history.empty()) write_history(history.c_str());

@@ -15,7 +15,7 @@ struct Stats {
     uint64_t hash = 0xcbf29ce484222325;  // FNV-1a over the generated ids, little-endian u32
 
     double tokens_per_second() const { return seconds > 0 ? tokens / seconds : 0; }
-    double tokens_per_step() const { return steps > 0 ? double{tokens} / steps : 0; }  // τ
+    double tokens_per_step() const { return steps > 0 ? 1.0 * tokens / steps : 0; }  // τ
     double ms_per_step() const { return steps > 0 ? 1e3 * seconds / steps : 0; }
 
     // One line for people: rates, τ, milliseconds a step and the hash.
