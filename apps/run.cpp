@@ -258,7 +258,8 @@ constexpr const char* kExamples = R"(Examples:
   git diff | tessera run --file - --max-tokens 64      a prompt from a pipe
   tessera run                                          an interactive session
   tessera run --model ~/models/MiMo-V2-Flash "Once"    another checkpoint
-Exit code: 0, 2 for an error, 130 if interrupted.)";
+Exit code: 0, 2 for an error, 130 if interrupted.
+)";
 
 }  // namespace
 

@@ -5,10 +5,10 @@
 #include <cstdio>
 #include <cstdlib>
 
-#define CHECK(fact)                                                                        \
-    do {                                                                                   \
-        if (!(fact)) [[unlikely]] {                                                        \
-            std::fprintf(stderr, "%s:%d: broken fact: %s\n", __FILE__, __LINE__, #fact);   \
-            std::abort();                                                                  \
-        }                                                                                  \
+#define CHECK(fact)                                                                      \
+    do {                                                                                 \
+        if (!(fact)) [[unlikely]] {                                                      \
+            std::fprintf(stderr, "%s:%d: broken fact: %s\n", __FILE__, __LINE__, #fact); \
+            std::abort();                                                                \
+        }                                                                                \
     } while (false)

@@ -31,7 +31,8 @@ std::string admit(std::string_view text, std::string_view source, const JsonLimi
         if ((c == ']' || c == '}') && depth > 0) --depth;
         if (c == ',' && limits.trailing_commas) {
             const size_t next = text.find_first_not_of(" \t\r\n", i + 1);
-            if (next != std::string_view::npos && (text[next] == ']' || text[next] == '}')) continue;
+            if (next != std::string_view::npos && (text[next] == ']' || text[next] == '}'))
+                continue;
         }
         admitted += c;
     }
@@ -42,15 +43,18 @@ std::string admit(std::string_view text, std::string_view source, const JsonLimi
 
 Json parse_json(std::string_view text, std::string_view source, const JsonLimits& limits) {
     if (text.size() > limits.bytes_max) {
-        fail("{}: {} bytes of JSON, at most {} are accepted", source, text.size(), limits.bytes_max);
+        fail("{}: {} bytes of JSON, at most {} are accepted", source, text.size(),
+             limits.bytes_max);
     }
     const std::string admitted = admit(text, source, limits);
     std::vector<std::set<std::string>> keys;  // of the objects that are open, innermost last
     const auto watch = [&](int, Json::parse_event_t event, Json& value) {
         if (event == Json::parse_event_t::object_start) keys.emplace_back();
         if (event == Json::parse_event_t::object_end) keys.pop_back();
-        if (event == Json::parse_event_t::key && !keys.back().insert(value.get<std::string>()).second) {
-            fail("{}: the key \"{}\" appears twice in one object", source, value.get<std::string>());
+        if (event == Json::parse_event_t::key &&
+            !keys.back().insert(value.get<std::string>()).second) {
+            fail("{}: the key \"{}\" appears twice in one object", source,
+                 value.get<std::string>());
         }
         return true;
     };

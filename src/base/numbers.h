@@ -32,7 +32,9 @@ constexpr bf16 to_bf16(float value) {
 }
 
 // The float nearest to `value` that bf16 can hold.
-constexpr float round_bf16(float value) { return to_float(to_bf16(value)); }
+constexpr float round_bf16(float value) {
+    return to_float(to_bf16(value));
+}
 
 constexpr float e4m3_to_float(uint8_t byte) {
     const uint32_t exponent = (byte >> 3) & 15u, mantissa = byte & 7u;
@@ -44,8 +46,9 @@ constexpr float e4m3_to_float(uint8_t byte) {
     return byte & 0x80 ? -magnitude : magnitude;
 }
 
-inline constexpr std::array<float, 16> kE2m1 = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
-                                                -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
+inline constexpr std::array<float, 16> kE2m1 = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,
+                                                4.0f,  6.0f,  -0.0f, -0.5f, -1.0f, -1.5f,
+                                                -2.0f, -3.0f, -4.0f, -6.0f};
 
 inline constexpr uint8_t kE8m0NaN = 255;
 
@@ -55,7 +58,8 @@ constexpr float e8m0_to_float(uint8_t byte) {
     return byte == 0 ? 0x1p-127f : std::bit_cast<float>(static_cast<uint32_t>(byte) << 23);
 }
 
-inline constexpr uint32_t kMxBlock = 32;    // elements that share one e8m0 scale, along the input axis
+inline constexpr uint32_t kMxBlock =
+    32;  // elements that share one e8m0 scale, along the input axis
 inline constexpr uint32_t kFp8Block = 128;  // an e4m3 scale covers 128 rows x 128 columns
 
 }  // namespace tessera

@@ -15,7 +15,6 @@
 #include "base/log.h"
 #include "base/numbers.h"
 #include "base/threads.h"
-#include "weights/inventory.h"
 
 namespace tessera {
 namespace {
@@ -48,40 +47,6 @@ void check_tensor(const RequiredTensor& required, const Tensor& found) {
         fail("tensor {}: expected shape {}, found {}", required.name, shape_text(required.shape),
              shape_text(found.shape));
     }
-}
-
-// Every required tensor is there and nothing else is; returns their bytes.
-uint64_t check_all(const Checkpoint& checkpoint, const std::vector<RequiredTensor>& inventory) {
-    if (!checkpoint.complete()) {
-        fail("{}: incomplete: {}{}", checkpoint.folder.string(), checkpoint.missing.front(),
-             checkpoint.missing.size() > 1
-                 ? fmt::format(" and {} more", checkpoint.missing.size() - 1)
-                 : "");
-    }
-    std::set<std::string_view> names;
-    uint64_t bytes = 0;
-    for (const RequiredTensor& required : inventory) {
-        const auto found = checkpoint.tensors.find(required.name);
-        if (found == checkpoint.tensors.end()) {
-            fail("tensor {} is missing: expected {} {}", required.name,
-                 dtype_name(required.dtypes.front()), shape_text(required.shape));
-        }
-        check_tensor(required, found->second);
-        names.insert(required.name);
-        bytes += found->second.bytes.size();
-    }
-    uint64_t skipped = 0;
-    for (const auto& [name, tensor] : checkpoint.tensors) {
-        if (names.contains(name)) continue;
-        if (!is_skipped(name)) {
-            fail("tensor {} is unexpected: {} {}; the config does not ask for it", name,
-                 dtype_name(tensor.dtype), shape_text(tensor.shape));
-        }
-        ++skipped;
-    }
-    if (skipped > 0)
-        spdlog::info("skipped {} tensors of MTP, vision or audio: not used here", skipped);
-    return bytes;
 }
 
 // ------------------------------------------------------------------------------- views of one
@@ -286,10 +251,43 @@ void dequantize_row(const Matrix& matrix, uint32_t row, std::span<float> out) {
     }
 }
 
+uint64_t check_tensors(const Checkpoint& checkpoint, const std::vector<RequiredTensor>& inventory) {
+    if (!checkpoint.complete()) {
+        fail("{}: incomplete: {}{}", checkpoint.folder.string(), checkpoint.missing.front(),
+             checkpoint.missing.size() > 1
+                 ? fmt::format(" and {} more", checkpoint.missing.size() - 1)
+                 : "");
+    }
+    std::set<std::string_view> names;
+    uint64_t bytes = 0;
+    for (const RequiredTensor& required : inventory) {
+        const auto found = checkpoint.tensors.find(required.name);
+        if (found == checkpoint.tensors.end()) {
+            fail("tensor {} is missing: expected {} {}", required.name,
+                 dtype_name(required.dtypes.front()), shape_text(required.shape));
+        }
+        check_tensor(required, found->second);
+        names.insert(required.name);
+        bytes += found->second.bytes.size();
+    }
+    uint64_t skipped = 0;
+    for (const auto& [name, tensor] : checkpoint.tensors) {
+        if (names.contains(name)) continue;
+        if (!is_skipped(name)) {
+            fail("tensor {} is unexpected: {} {}; the config does not ask for it", name,
+                 dtype_name(tensor.dtype), shape_text(tensor.shape));
+        }
+        ++skipped;
+    }
+    if (skipped > 0)
+        spdlog::info("skipped {} tensors of MTP, vision or audio: not used here", skipped);
+    return bytes;
+}
+
 Weights bind(const Checkpoint& checkpoint, const Shape& shape) {
     Weights weights{};
     weights.shape = shape;
-    weights.bytes = check_all(checkpoint, target_inventory(shape));
+    weights.bytes = check_tensors(checkpoint, target_inventory(shape));
     const Binder binder(checkpoint, shape);
     weights.embedding = binder.matrix("model.embed_tokens", shape.vocab, shape.hidden);
     weights.head = binder.matrix("lm_head", shape.vocab, shape.hidden);

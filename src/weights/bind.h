@@ -10,6 +10,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "model/shape.h"
+#include "weights/inventory.h"
 
 namespace tessera {
 
@@ -69,10 +70,14 @@ struct Weights {
     uint64_t bytes;           // of every bound tensor, as stored
 };
 
-// Binds all tensors that target_inventory(shape) lists. Throws Error naming the first tensor that
-// is missing, unexpected, of another dtype or another shape, with expected and found. Reads no data
-// but the small vectors. The checkpoint must outlive the weights. Skipped kinds (MTP, vision,
-// audio) are logged in one line.
+// What the binder demands, from headers alone: every tensor of `inventory` is in the checkpoint,
+// with its dtype and shape, and nothing else but skipped kinds (MTP, vision, audio; logged in one
+// line). Throws Error naming the first tensor that is wrong, with expected and found. Returns their
+// bytes.
+uint64_t check_tensors(const Checkpoint& checkpoint, const std::vector<RequiredTensor>& inventory);
+
+// Binds all tensors that target_inventory(shape) lists, after check_tensors. Reads no data but the
+// small vectors. The checkpoint must outlive the weights.
 Weights bind(const Checkpoint& checkpoint, const Shape& shape);
 
 // Reads every bound byte once in parallel, so that a step meets no page fault, and refuses scales

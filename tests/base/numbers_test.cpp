@@ -20,8 +20,8 @@ TEST(Bf16, EveryValueSurvivesTheRoundTrip) {
 }
 
 TEST(Bf16, TiesGoToEven) {
-    EXPECT_EQ(to_bf16(1.0f + 0x1p-8f).bits, to_bf16(1.0f).bits);             // between 1 and 1 + 2^-7
-    EXPECT_EQ(round_bf16(1.0f + 0x3p-8f), 1.0f + 0x2p-7f);                   // odd neighbour below
+    EXPECT_EQ(to_bf16(1.0f + 0x1p-8f).bits, to_bf16(1.0f).bits);  // between 1 and 1 + 2^-7
+    EXPECT_EQ(round_bf16(1.0f + 0x3p-8f), 1.0f + 0x2p-7f);        // odd neighbour below
     EXPECT_EQ(round_bf16(std::nextafter(1.0f + 0x1p-8f, 2.0f)), 1.0f + 0x1p-7f);
     EXPECT_TRUE(std::isinf(round_bf16(std::numeric_limits<float>::max())));
 }
