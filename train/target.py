@@ -38,6 +38,13 @@ class Windows:
         self.random = np.random.default_rng(seed)
         self.queue = np.empty(0, dtype=np.int64)
 
+    def state(self):
+        """Where it stands: restored, the same windows come again."""
+        return {"queue": self.queue.copy(), "random": self.random.bit_generator.state}
+
+    def restore(self, state):
+        self.queue, self.random.bit_generator.state = state["queue"].copy(), state["random"]
+
     def next(self, device):
         """(tokens, labels), each int64 [batch, length]."""
         if len(self.queue) < self.batch:
@@ -133,11 +140,12 @@ class Trainer:
 
     def state(self):
         return {"target": self.target.state_dict(), "optimizer": self.optimizer.state(),
-                "step": self.step, "spent": self.spent}
+                "windows": self.windows.state(), "step": self.step, "spent": self.spent}
 
     def restore(self, state):
         self.target.load_state_dict(state["target"])
         self.optimizer.load(state["optimizer"])
+        self.windows.restore(state["windows"])
         self.step, self.spent = state["step"], state["spent"]
 
     @torch.no_grad()
@@ -188,7 +196,7 @@ def main():
     trainer = Trainer(arguments)
     saved = arguments.out / "state.pt"
     if saved.exists():
-        trainer.restore(torch.load(saved, map_location=arguments.device))
+        trainer.restore(torch.load(saved, map_location=arguments.device, weights_only=False))
         print(f"resumed at step {trainer.step}")
     while trainer.progress() < BRANCH:
         trainer.advance(min(BRANCH, trainer.progress() + 0.215), False, "bf16")
