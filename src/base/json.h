@@ -12,9 +12,10 @@ namespace tessera {
 using Json = nlohmann::json;
 
 struct JsonLimits {
-    size_t bytes_max = size_t{512} << 20;  // the largest published index is 20 MB
-    size_t depth_max = 64;                 // the deepest published config nests 6
-    bool trailing_commas = false;          // tolerate ",]" and ",}"
+    size_t bytes_max =
+        100'000'000;        // the largest published index is 20 MB; parsed it takes 20 times more
+    size_t depth_max = 64;  // the deepest published config nests 6
+    bool trailing_commas = false;  // tolerate ",]" and ",}"
 };
 
 // Parses `text`; throws Error naming `source` with the byte offset of what is wrong. Duplicate keys
