@@ -58,9 +58,9 @@ Quantization parse_quantization(const Keys& outer) {
     const Keys keys(outer.at("quantization_config"), outer.source());
     if (keys.text("quant_method") != "fp8") {
         fail(
-            "{}: quant_method \"{}\" is not supported, only \"fp8\" (with store_dtype \"mxfp4\" or "
+            "{}: quant_method {} is not supported, only \"fp8\" (with store_dtype \"mxfp4\" or "
             "without)",
-            outer.source(), keys.text("quant_method"));
+            outer.source(), Keys::shown(keys.at("quant_method")));
     }
     q.fp8 = true;
     keys.only("fmt", "e4m3");
@@ -101,8 +101,8 @@ Shape parse_shape(const Json& config, std::string_view source) {
     Shape s{};
     s.model_type = keys.text("model_type");
     if (s.model_type != "mimo_v2" && s.model_type != "mimo_v2_flash") {
-        fail("{}: model_type \"{}\" is not supported, only \"mimo_v2\" and \"mimo_v2_flash\"",
-             source, s.model_type);
+        fail("{}: model_type {} is not supported, only \"mimo_v2\" and \"mimo_v2_flash\"", source,
+             Keys::shown(keys.at("model_type")));
     }
     refuse_what_is_not_there(keys);
     s.hidden = keys.count("hidden_size", 1, kWidthMax);
