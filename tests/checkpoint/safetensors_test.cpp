@@ -100,9 +100,11 @@ TEST(Safetensors, RefusesBytesAfterTheEnd) {
 TEST(Safetensors, RefusesHeaderLongerThanFile) {
     EXPECT_THAT(refused(safetensors_file(3, "{}", "")),
                 AllOf(HasSubstr("3 bytes"), HasSubstr("2")));
-    EXPECT_THAT(refused(safetensors_file(uint64_t{1} << 30, "{}", "")), HasSubstr("at most 100000000"));
+    EXPECT_THAT(refused(safetensors_file(uint64_t{1} << 30, "{}", "")),
+                HasSubstr("at most 100000000"));
     EXPECT_THAT(refused(safetensors_file(~uint64_t{0}, "{}", "")), HasSubstr("at most 100000000"));
-    EXPECT_THAT(refused(safetensors_file(~uint64_t{0} - 7, "{}", "")), HasSubstr("at most 100000000"));
+    EXPECT_THAT(refused(safetensors_file(~uint64_t{0} - 7, "{}", "")),
+                HasSubstr("at most 100000000"));
 }
 
 TEST(Safetensors, RefusesHeadersThatAreNoObject) {
