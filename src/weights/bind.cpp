@@ -10,6 +10,8 @@
 #include <mutex>
 #include <string>
 
+#include <fmt/format.h>
+
 #include "base/check.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -20,10 +22,7 @@ namespace tessera {
 namespace {
 
 std::string shape_text(const std::vector<uint64_t>& shape) {
-    std::string text;
-    for (const uint64_t extent : shape)
-        text += (text.empty() ? "[" : ", ") + std::to_string(extent);
-    return text + "]";
+    return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
 std::string dtypes_text(const std::vector<Dtype>& dtypes) {
@@ -49,8 +48,7 @@ void check_tensor(const RequiredTensor& required, const Tensor& found) {
     }
 }
 
-// ------------------------------------------------------------------------------- views of one
-// tensor
+// ------------------------------------------------------------------ views of one tensor
 
 // Binds by name; every tensor it is asked for was checked before.
 class Binder {
@@ -150,8 +148,7 @@ float scale_at(const std::byte* scales, uint64_t index) {
     return scale;
 }
 
-// --------------------------------------------------------------------------------- scales under
-// trust
+// ------------------------------------------------------------------ scales under trust
 
 void check_scales(const RequiredTensor& required, const Tensor& tensor) {
     const uint64_t columns = required.shape[1];
