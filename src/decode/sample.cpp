@@ -19,15 +19,17 @@ uint64_t mix(uint64_t z) {
 
 constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;
 
-// u is at most 1 - 2^-54, so no noise exceeds -log(2^-54).
-constexpr float kNoiseMax = 37.5f;
+// u is at most 1 - 2^-53, so no noise exceeds -log(2^-53).
+constexpr float kNoiseMax = 37.0f;
 
 }  // namespace
 
 float gumbel_noise(uint64_t seed, uint64_t position, uint32_t token) {
     const uint64_t hash =
         mix(mix(mix(seed + kGolden) + (position + 1) * kGolden) + (token + 1ull) * kGolden);
-    const double u = (static_cast<double>(hash >> 11) + 0.5) * 0x1p-53;
+    // 52 bits and a half are exact; with 53 the half would round the largest u to 1, its noise to
+    // infinity.
+    const double u = (static_cast<double>(hash >> 12) + 0.5) * 0x1p-52;
     return static_cast<float>(-std::log(-std::log(u)));
 }
 
@@ -37,15 +39,15 @@ Sampler::Sampler(const Sampling& sampling, uint32_t vocab) : sampling_(sampling)
 
 uint32_t Sampler::choose(std::span<const float> logits, uint64_t position) {
     CHECK(logits.size() == sorted_.size());
-    if (sampling_.temperature == 0) {
-        return static_cast<uint32_t>(std::ranges::max_element(logits) - logits.begin());
-    }
+    const auto top = std::ranges::max_element(logits);
+    if (sampling_.temperature == 0) return static_cast<uint32_t>(top - logits.begin());
     const float lowest = lowest_kept(logits);
     float best_score = -std::numeric_limits<float>::infinity();
     uint32_t best = 0;
     for (uint32_t token = 0; token < logits.size(); ++token) {
         if (!(logits[token] >= lowest)) continue;
-        const float tempered = logits[token] / sampling_.temperature;
+        // From the top down: at a tiny temperature the others go to -infinity and the top stays 0.
+        const float tempered = (logits[token] - *top) / sampling_.temperature;
         if (tempered + kNoiseMax < best_score)
             continue;  // no noise could lift it: spare two logarithms
         const float score = tempered + gumbel_noise(sampling_.seed, position, token);
