@@ -49,8 +49,7 @@ void write_aside(std::string_view text) {
     std::fflush(stderr);
 }
 
-// ------------------------------------------------------------------------------------ what to
-// answer
+// ------------------------------------------------------------------ what to answer
 
 // "\n", "\t" and "\\" spelt out become the character: shells make them hard to type.
 std::string unescape(std::string_view spelt) {
@@ -94,8 +93,7 @@ Model load(const RunOptions& options) {
     return model;
 }
 
-// --------------------------------------------------------------------------------------- one
-// dialogue
+// ------------------------------------------------------------------ one dialogue
 
 // What the model has read and written so far. A turn that continues it is read from where it
 // stands; anything else starts over.
@@ -189,8 +187,7 @@ class Dialogue {
     std::vector<Token> known_;  // what the session holds
 };
 
-// ----------------------------------------------------------------------------------- once, or for
-// long
+// ------------------------------------------------------------------ once, or for long
 
 int run_once(const Model& model, const RunOptions& options, const std::string& prompt) {
     Dialogue dialogue(model, options);

@@ -33,8 +33,7 @@ double seconds_since(Clock::time_point begun) {
 
 }  // namespace
 
-// ------------------------------------------------------------------------------------------ the
-// model
+// ------------------------------------------------------------------ the model
 
 struct Model::Parts {
     Checkpoint checkpoint;  // keeps the mapping alive
@@ -141,8 +140,7 @@ Detokenizer Model::detokenizer(ShowSpecials specials) const {
     return Detokenizer(parts_->tokenizer, specials);
 }
 
-// ---------------------------------------------------------------------------------------- the
-// session
+// ------------------------------------------------------------------ the session
 
 struct Session::State {
     Model model;

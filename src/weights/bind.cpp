@@ -32,8 +32,7 @@ std::string dtypes_text(const std::vector<Dtype>& dtypes) {
     return text;
 }
 
-// ------------------------------------------------------------------ strictness: names, dtypes,
-// shapes
+// ------------------------------------------------------------------ names, dtypes, shapes
 
 void check_tensor(const RequiredTensor& required, const Tensor& found) {
     if (std::ranges::find(required.dtypes, found.dtype) == required.dtypes.end()) {

@@ -5,8 +5,8 @@
 
 Needs torch, transformers, safetensors and tokenizers. The formats are unpacked here a second time, from
 their description: fused qkv chunks with restarting 128 x 128 FP8 scales, MXFP4 low nibble first. In
-transformers sliding layers have twice the kv heads of full ones, so theirs are repeated: query head
-h then finds the same keys. A vector holds a prompt longer than the window, the last position's
+transformers sliding layers have twice the kv heads of full ones, so theirs are repeated: a query
+head then finds the same keys. A vector holds a prompt longer than the window, the last position's
 logits, and 64 greedy tokens, all in fp32.
 """
 
@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
-from transformers.models.mimo_v2_flash import MiMoV2FlashConfig, MiMoV2FlashForCausalLM
+
+from reference import transformers_model
 
 HERE = Path(__file__).parent
 MODEL = HERE.parent.parent / "models/tessera-mini"
@@ -72,19 +73,7 @@ def mxfp4(codes, scales):
 
 
 def build(config, t):
-    rope = {kind: {"rope_type": "default", "rope_theta": float(config[key]),
-                   "partial_rotary_factor": config["partial_rotary_factor"]}
-            for kind, key in (("full_attention", "rope_theta"), ("sliding_attention", "swa_rope_theta"))}
-    same = ("vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers "
-            "num_attention_heads num_key_value_heads head_dim v_head_dim n_routed_experts "
-            "num_experts_per_tok max_position_embeddings attention_value_scale norm_topk_prob").split()
-    hf = MiMoV2FlashConfig(
-        **{key: config[key] for key in same}, sliding_window=config["sliding_window"],
-        rms_norm_eps=config["layernorm_epsilon"], rope_parameters=rope, pad_token_id=None,
-        layer_types=["sliding_attention" if k else "full_attention" for k in config["hybrid_layer_pattern"]],
-        mlp_layer_types=["sparse" if k else "dense" for k in config["moe_layer_freq"]],
-        attn_implementation="eager")
-    model = MiMoV2FlashForCausalLM(hf).float().eval()
+    model = transformers_model(config)
     chunks, heads = config["num_key_value_heads"], config["num_attention_heads"]
     q_rows, k_rows, v_rows = (heads * config["head_dim"] // chunks, config["head_dim"], config["v_head_dim"])
     state = {}

@@ -52,12 +52,12 @@ def seeded(name, shape, seed):
     return torch.from_numpy(unit.astype(np.float32)).reshape(shape).bfloat16().float()
 
 
-def build(config, seed):
-    """The transformers model of a published config.json, with seeded weights."""
+def transformers_model(config):
+    """The transformers model of a published config.json, in fp32; its weights are still random. In
+    transformers sliding layers have twice the kv heads of full ones, whatever the config says."""
     rope = {kind: {"rope_type": "default", "rope_theta": float(config[key]),
                    "partial_rotary_factor": config["partial_rotary_factor"]}
             for kind, key in (("full_attention", "rope_theta"), ("sliding_attention", "swa_rope_theta"))}
-    assert config["swa_num_key_value_heads"] == 2 * config["num_key_value_heads"], "fixed by transformers"
     same = ("vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers "
             "num_attention_heads num_key_value_heads head_dim v_head_dim n_routed_experts "
             "num_experts_per_tok max_position_embeddings attention_value_scale norm_topk_prob").split()
@@ -67,7 +67,13 @@ def build(config, seed):
         layer_types=["sliding_attention" if k else "full_attention" for k in config["hybrid_layer_pattern"]],
         mlp_layer_types=["sparse" if k else "dense" for k in config["moe_layer_freq"]],
         attn_implementation="eager")
-    model = MiMoV2FlashForCausalLM(hf).float().eval()
+    return MiMoV2FlashForCausalLM(hf).float().eval()
+
+
+def build(config, seed):
+    """The same with seeded weights."""
+    assert config["swa_num_key_value_heads"] == 2 * config["num_key_value_heads"], "fixed by transformers"
+    model = transformers_model(config)
     with torch.no_grad():
         for name, tensor in list(model.named_parameters()) + list(model.named_buffers()):
             if "rotary_emb" in name:
