@@ -41,9 +41,13 @@ int main(int argc, char** argv) {
     }
     try {
         program.parse(argc, argv);
+    } catch (const CLI::Success& asked) {  // --help, --version
+        return program.exit(asked);
+    } catch (const CLI::RuntimeError& ended) {  // a command's own exit code
+        return ended.get_exit_code();
     } catch (const CLI::ParseError& usage) {
-        const int code = program.exit(usage);
-        return code == 0 ? 0 : 2;
+        fmt::print(stderr, "tessera: {}; --help says how\n", usage.what());
+        return 2;
     } catch (const tessera::Error& error) {
         fmt::print(stderr, "tessera: {}\n", error.what());
         return 2;
