@@ -1,0 +1,284 @@
+"""The program as a person meets it: what it prints where, its exit codes, Ctrl-C and Ctrl-D.
+
+Run as: cli_test.py PROGRAM MODEL [unittest arguments]. Answers are a few tokens long and deadlines
+generous, so that a sanitized build passes too.
+"""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import unittest
+
+DEADLINE_S = 300
+PROMPT = "def add(a, b):"
+CTRL_C, CTRL_D = b"\x03", b"\x04"
+
+program = model = None  # from the command line
+
+
+def tessera(*arguments, stdin=""):
+    return subprocess.run([program, *arguments], input=stdin, capture_output=True, text=True,
+                          timeout=DEADLINE_S)
+
+
+def run(*arguments, tokens=12, stdin=""):
+    return tessera("run", "--model", model, "--max-tokens", str(tokens), *arguments, stdin=stdin)
+
+
+class Once(unittest.TestCase):
+    def text(self, *arguments, tokens=12, stdin=""):
+        done = run(*arguments, tokens=tokens, stdin=stdin)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotEqual(done.stdout, "")
+        return done.stdout
+
+    def test_stdout_is_the_generated_text_alone(self):
+        done = run(PROMPT)
+        self.assertEqual(done.returncode, 0)
+        self.assertFalse(done.stdout.startswith(PROMPT))
+        self.assertNotIn("tessera", done.stdout)
+        self.assertNotIn("\x1b", done.stdout + done.stderr)
+        for line in done.stderr.splitlines():
+            self.assertTrue(line.startswith("tessera: "), line)
+        self.assertIn("12 tokens", done.stderr)
+
+    def test_quiet_leaves_stderr_empty(self):
+        done = tessera("--quiet", "run", "--model", model, "-n", "12", PROMPT)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertEqual(done.stdout, self.text(PROMPT))
+
+    def test_the_bundled_model_is_the_default(self):
+        done = tessera("run", "-n", "12", PROMPT)
+        self.assertEqual(done.stdout, self.text(PROMPT))
+
+    def test_max_tokens_cuts_the_same_text(self):
+        self.assertTrue(self.text(PROMPT).startswith(self.text(PROMPT, tokens=5)))
+        self.assertEqual(run(PROMPT, tokens=0).stdout, "")
+
+    def test_prompt_from_argument_file_and_stdin(self):
+        text = self.text(PROMPT)
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+            file.write(PROMPT)
+            file.flush()
+            self.assertEqual(self.text("--file", file.name), text)
+        self.assertEqual(self.text("-", stdin=PROMPT), text)
+        self.assertEqual(self.text("--file", "-", stdin=PROMPT), text)
+        self.assertEqual(self.text(stdin=PROMPT), text)
+
+    def test_stop_ends_before_the_text(self):
+        text = self.text(PROMPT)
+        stop = text[len(text) // 2:][:3]
+        self.assertEqual(run("--stop", stop, PROMPT).stdout, text[:text.index(stop)])
+        self.assertEqual(run("--stop", "\x01", "--stop", stop, PROMPT).stdout,
+                         text[:text.index(stop)])
+        self.assertIn("stop string", run("--stop", stop, PROMPT).stderr)
+
+    def test_stop_understands_backslash_n(self):
+        text = self.text(PROMPT)
+        self.assertIn("\n", text)
+        self.assertEqual(run("--stop", r"\n", PROMPT).stdout, text[:text.index("\n")])
+
+    def test_seed_decides_the_text(self):
+        hot = ("--temperature", "1", PROMPT)
+        self.assertEqual(self.text("--seed", "1", *hot), self.text("--seed", "1", *hot))
+        self.assertNotEqual(self.text("--seed", "1", *hot), self.text("--seed", "2", *hot))
+        self.assertEqual(self.text("--seed", "1", PROMPT), self.text("--seed", "2", PROMPT))
+
+    def test_chat_answers_without_special_tokens(self):
+        text = self.text("--chat", "Write a function that adds two numbers.")
+        self.assertNotIn("<|", text)
+        self.assertNotEqual(text, self.text("Write a function that adds two numbers."))
+
+    def test_help_and_version(self):
+        for arguments in ([], ["--help"], ["run", "--help"], ["--version"]):
+            done = tessera(*arguments)
+            self.assertEqual((done.returncode, done.stderr), (0, ""), arguments)
+            self.assertIn("essera", done.stdout)
+
+
+class Errors(unittest.TestCase):
+    def refused(self, words, *arguments, stdin=""):
+        done = tessera(*arguments, stdin=stdin)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertEqual(done.stdout, "")
+        self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+        self.assertTrue(done.stderr.startswith("tessera: "), done.stderr)
+        self.assertTrue(done.stderr.endswith("\n"), done.stderr)
+        self.assertIn(words, done.stderr)
+
+    def test_missing_model(self):
+        self.refused("/nowhere", "run", "--model", "/nowhere", PROMPT)
+        self.refused("config.json", "run", "--model", tempfile.gettempdir(), PROMPT)
+
+    def test_bad_flag_values(self):
+        for flag, value in (("--max-tokens", "many"), ("--max-tokens", "-1"),
+                            ("--max-tokens", "99999999999"), ("--seed", "x"),
+                            ("--temperature", "hot"), ("--temperature", "-1"),
+                            ("--temperature", "nan"), ("--top-p", "0"), ("--top-p", "1.5"),
+                            ("--top-k", "-1"), ("--min-p", "2")):
+            self.refused(flag, "run", flag, value, PROMPT)
+
+    def test_unknown_flags_and_commands(self):
+        self.refused("--bogus", "run", "--bogus")
+        self.refused("", "walk")
+        self.refused("", "--quiet")
+        self.refused("surplus", "run", PROMPT, "surplus")
+
+    def test_empty_prompt(self):
+        self.refused("empty", "run", "--model", model, "")
+        self.refused("empty", "run", "--model", model, "-")
+        with tempfile.NamedTemporaryFile() as file:
+            self.refused("empty", "run", "--model", model, "--file", file.name)
+
+    def test_unreadable_prompt_file(self):
+        self.refused("/nowhere.txt", "run", "--file", "/nowhere.txt")
+        self.refused("cannot be read", "run", "--file", tempfile.gettempdir())
+
+    def test_prompt_longer_than_the_context(self):
+        for chat in ([], ["--chat"]):
+            self.refused("the model's context is 2048", "--quiet", "run", "--model", model, *chat,
+                         "-", stdin="a b\n" * 1500)
+
+
+class Interrupt(unittest.TestCase):
+    def test_ctrl_c_during_an_answer_gives_130(self):
+        child = subprocess.Popen([program, "run", "--model", model, "-n", "2000", PROMPT],
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.assertNotEqual(child.stdout.read(1), b"")
+        child.send_signal(signal.SIGINT)
+        _, aside = child.communicate(timeout=DEADLINE_S)
+        self.assertEqual(child.returncode, 130, aside)
+        self.assertIn(b"interrupted", aside)
+
+
+class Terminal:
+    """A session in a terminal of its own, its state in `state`."""
+
+    def __init__(self, state, *arguments):
+        self.seen = b""
+        self.status = None
+        self.child, self.terminal = pty.fork()
+        if self.child == 0:
+            os.environ.update(XDG_STATE_HOME=state, TERM="xterm")
+            os.execv(program, [program, "run", "--model", model, *arguments])
+
+    def send(self, keys):
+        os.write(self.terminal, keys)
+
+    def wait_for(self, words):
+        """Everything up to `words`, which must still come."""
+        end = time.monotonic() + DEADLINE_S
+        while words not in self.seen:
+            piece = self.read(end)
+            if not piece:
+                raise AssertionError(f"{words!r} did not come: {self.seen!r}")
+            self.seen += piece
+        before, self.seen = self.seen.split(words, 1)
+        return before
+
+    def wait_for_prompt(self):
+        """The prompt, and the line editor ready: it draws first and then takes the keys raw."""
+        self.wait_for(b"> ")
+        end = time.monotonic() + DEADLINE_S
+        while termios.tcgetattr(self.terminal)[3] & termios.ICANON:
+            if time.monotonic() > end:
+                raise AssertionError("the line editor does not take keys")
+            time.sleep(0.01)
+
+    def read(self, end):
+        ready, _, _ = select.select([self.terminal], [], [], max(0, end - time.monotonic()))
+        try:
+            return os.read(self.terminal, 4096) if ready else b""
+        except OSError:  # the other side has closed
+            return b""
+
+    def exit_code(self):
+        while self.read(time.monotonic() + DEADLINE_S):
+            pass
+        self.status = os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+        return self.status
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.status is None:
+            os.kill(self.child, signal.SIGKILL)
+            os.waitpid(self.child, 0)
+        os.close(self.terminal)
+
+
+class Interactive(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.state = scratch.name
+        self.history = os.path.join(self.state, "tessera", "history")
+
+    def test_a_line_is_answered_and_ctrl_d_leaves(self):
+        expected = run(PROMPT, tokens=6).stdout
+        with Terminal(self.state, "-n", "6") as session:
+            session.wait_for_prompt()
+            session.send(PROMPT.encode() + b"\n")
+            answer = session.wait_for(b"6 tokens at").replace(b"\r\n", b"\n").decode()
+            self.assertIn(expected, answer)
+            session.wait_for_prompt()
+            session.send(CTRL_D)
+            self.assertEqual(session.exit_code(), 0)
+
+    def test_history_is_kept(self):
+        for line in (b"import os", b"import sys"):
+            with Terminal(self.state, "-n", "2") as session:
+                session.wait_for_prompt()
+                session.send(line + b"\n")
+                session.wait_for(b"hash")
+                session.wait_for_prompt()
+                session.send(CTRL_D)
+                self.assertEqual(session.exit_code(), 0)
+        with open(self.history, encoding="utf-8") as file:
+            kept = file.read().replace("\\040", " ")  # the line editor's spelling of a space
+        self.assertIn("import os\nimport sys\n", kept)
+
+    def test_ctrl_c_stops_an_answer_and_the_session_goes_on(self):
+        with Terminal(self.state, "-n", "2000") as session:
+            session.wait_for_prompt()
+            for _ in range(2):
+                session.send(PROMPT.encode() + b"\n")
+                session.wait_for(b"\n")  # its echo
+                session.wait_for(b"return")  # of the answer
+                session.send(CTRL_C)
+                session.wait_for(b"interrupted")
+                session.wait_for_prompt()
+            session.send(CTRL_D)
+            self.assertEqual(session.exit_code(), 0)
+
+    def test_ctrl_c_at_the_prompt_clears_the_line(self):
+        with Terminal(self.state, "-n", "2") as session:
+            session.wait_for_prompt()
+            session.send(b"never to be answered")
+            session.wait_for(b"answered")
+            session.send(CTRL_C)
+            session.wait_for_prompt()
+            session.send(CTRL_D)
+            self.assertEqual(session.exit_code(), 0)
+
+    def test_chat_holds_a_conversation(self):
+        with Terminal(self.state, "--chat", "-n", "4") as session:
+            session.wait_for_prompt()
+            for question in (b"What is a list?\n", b"And a set?\n"):
+                session.send(question)
+                session.wait_for(b"hash")
+                session.wait_for_prompt()
+            session.send(CTRL_D)
+            self.assertEqual(session.exit_code(), 0)
+
+
+if __name__ == "__main__":
+    program, model = (os.path.abspath(path) for path in sys.argv[1:3])
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2)
