@@ -150,7 +150,7 @@ float scale_at(const std::byte* scales, uint64_t index) {
 // ------------------------------------------------------------------ scales under trust
 
 void check_scales(const RequiredTensor& required, const Tensor& tensor) {
-    const uint64_t columns = required.shape[1];
+    const uint64_t columns = required.shape.back();
     const auto refuse = [&](uint64_t index, const std::string& found) {
         fail("tensor {}: the scale at row {}, column {} is {}, expected a finite number",
              required.name, index / columns, index % columns, found);
