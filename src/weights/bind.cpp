@@ -325,7 +325,7 @@ void read_through(const Checkpoint& checkpoint, const Shape& shape, uint32_t thr
         if (!progress) return;
         const std::unique_lock lock(drawing,
                                     std::try_to_lock);  // whoever is late leaves it to the next
-        if (lock) progress(now, total);
+        if (lock && now < total) progress(now, total);
     });
     if (progress) progress(total, total);
 }
