@@ -105,13 +105,10 @@ class Binder {
                 return Format::bf16;
             case Dtype::e4m3:
                 return Format::fp8;
-            case Dtype::u8:
-                return Format::mxfp4;
             default:
-                break;
+                CHECK(dtype == Dtype::u8);  // no inventory lists another
+                return Format::mxfp4;
         }
-        CHECK(!"a dtype that no inventory lists");
-        return Format::f32;
     }
 
     static Matrix whole(const Tensor& tensor, const Tensor* scales, uint64_t rows,
