@@ -86,7 +86,8 @@ Model load(const RunOptions& options) {
         options.model.empty() ? bundled_model() : std::filesystem::path(options.model);
     Progress progress("loading");
     LoadOptions load_options;
-    load_options.progress = [&](uint64_t done, uint64_t total) { progress.show(done, total); };
+    if (spdlog::should_log(spdlog::level::info))
+        load_options.progress = [&](uint64_t done, uint64_t total) { progress.show(done, total); };
     Model model = Model::load(folder, load_options);
     spdlog::info("{}; context {} tokens; reference engine on the CPU, 1 thread",
                  model.info().summary, model.info().context_tokens);

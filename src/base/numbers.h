@@ -14,6 +14,9 @@
 
 namespace tessera {
 
+// How the elements of a stored matrix are written; scales stand beside fp8 and mxfp4.
+enum class Format : uint8_t { f32, bf16, fp8, mxfp4 };
+
 // Storage only: arithmetic happens in float.
 struct bf16 {
     uint16_t bits = 0;

@@ -8,13 +8,12 @@
 #include <span>
 #include <vector>
 
+#include "base/numbers.h"
 #include "checkpoint/checkpoint.h"
 #include "model/shape.h"
 #include "weights/inventory.h"
 
 namespace tessera {
-
-enum class Format : uint8_t { f32, bf16, fp8, mxfp4 };
 
 // [rows, columns] in the mapping. A matrix may be a part of a fused projection: its rows then come
 // in runs of `part_rows`, one in every chunk of `chunk_rows` stored rows, `chunk_offset` rows into
