@@ -1,6 +1,7 @@
 #include "base/mapped_file.h"
 
 #include <cerrno>
+#include <cstdint>
 #include <system_error>
 #include <utility>
 
@@ -64,6 +65,16 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
         bytes_ = std::exchange(other.bytes_, {});
     }
     return *this;
+}
+
+void MappedFile::drop(std::span<const std::byte> part) const {
+    if (part.data() < bytes_.data() || part.data() + part.size() > bytes_.data() + bytes_.size())
+        return;
+    constexpr uintptr_t kPage = 4096;
+    const auto begin = reinterpret_cast<uintptr_t>(part.data());
+    const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
+    const uintptr_t last = (begin + part.size()) / kPage * kPage;
+    if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }
 
 MappedFile::~MappedFile() {

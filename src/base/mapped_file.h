@@ -18,6 +18,10 @@ class MappedFile {
 
     std::span<const std::byte> bytes() const { return bytes_; }
 
+    // Lets go of the memory behind `part` of the mapping, which can still be read, from the disk.
+    // Parts of no whole page, and of other memory, are left alone.
+    void drop(std::span<const std::byte> part) const;
+
   private:
     std::span<const std::byte> bytes_;
 };
