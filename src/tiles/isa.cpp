@@ -1,0 +1,75 @@
+#include "base/check.h"
+#include "tiles/kernels.h"
+
+namespace tessera {
+
+namespace portable {
+extern const Kernels kTable;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const Kernels kTable;
+}
+namespace avx512 {
+extern const Kernels kTable;
+}
+namespace avx512_bf16 {
+extern const Kernels kTable;
+}
+#endif
+
+const Kernels* find_kernels(Isa isa) {
+    switch (isa) {
+        case Isa::portable:
+            return &portable::kTable;
+#if defined(__x86_64__)
+        case Isa::avx2:
+            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2::kTable
+                                                                                   : nullptr;
+        case Isa::avx512:
+            return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
+                       ? &avx512::kTable
+                       : nullptr;
+        case Isa::avx512_bf16:
+            return find_kernels(Isa::avx512) && __builtin_cpu_supports("avx512bf16") &&
+                           __builtin_cpu_supports("avx512vnni")
+                       ? &avx512_bf16::kTable
+                       : nullptr;
+#endif
+        default:
+            return nullptr;
+    }
+}
+
+const Kernels& best_kernels() {
+    const Kernels* best = nullptr;
+    for (const Isa isa : kIsas) {
+        if (const Kernels* found = find_kernels(isa)) best = found;
+    }
+    CHECK(best != nullptr);
+    return *best;
+}
+
+std::string_view isa_name(Isa isa) {
+    switch (isa) {
+        case Isa::portable:
+            return "portable";
+        case Isa::avx2:
+            return "avx2";
+        case Isa::avx512:
+            return "avx512";
+        case Isa::avx512_bf16:
+            return "avx512-bf16";
+    }
+    return "";
+}
+
+std::optional<Isa> isa_of(std::string_view name) {
+    for (const Isa isa : kIsas) {
+        if (isa_name(isa) == name) return isa;
+    }
+    return std::nullopt;
+}
+
+}  // namespace tessera

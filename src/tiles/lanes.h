@@ -1,0 +1,56 @@
+// Sixteen lanes, one for each row of a unit: the vocabulary in which every CPU kernel is written
+// once. The three files behind it say what a lane operation is on AVX-512 (with or without its bf16
+// and int8 dot products), on AVX2, and in plain loops; the build compiles each kernel against each.
+//
+//   Floats     16 f32
+//   Words      16 u32 as loaded: one group of a packed unit
+//   Pairs      16 x 2 weights, neighbouring columns, as bf16 (exact for every stored format)
+//   PairSplat  one row's two activations for all lanes
+//
+// A dot product adds column pairs in ascending order. On AVX-512 BF16 the pair is one instruction,
+// elsewhere two multiply-adds: the results differ in the last bits between instruction sets and in
+// nothing else.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "tiles/packed.h"
+
+#if defined(__AVX512F__)
+#include "tiles/lanes_avx512.h"
+#elif defined(__AVX2__)
+#include "tiles/lanes_avx2.h"
+#else
+#include "tiles/lanes_portable.h"
+#endif
+
+namespace tessera::TESSERA_ISA {
+
+// Two neighbouring activations as they lie in memory.
+inline uint32_t pair_at(const bf16* row, size_t pair) {
+    uint32_t bits;
+    std::memcpy(&bits, row + 2 * pair, 4);
+    return bits;
+}
+
+// e^x for x <= 0, relative error below 3e-7: 2^n times a polynomial, in operations that compilers
+// turn into vectors. Below -87 it is 0.
+inline float exp_negative(float x) {
+    constexpr float kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    const float clamped = x < -87.0f ? -87.0f : x;
+    const float n = (clamped * kLog2e + kRound) - kRound;
+    const float r = (clamped - n * kLn2High) - n * kLn2Low;
+    const float poly =
+        1.0f +
+        r * (1.0f + r * (0.5f + r * (0.166666672f +
+                                     r * (0.0416664854f + r * (0.00833337f + r * 0.00139318f)))));
+    const int32_t exponent = (static_cast<int32_t>(n) + 127) << 23;
+    float power;
+    std::memcpy(&power, &exponent, 4);
+    return x < -87.0f ? 0.0f : poly * power;
+}
+
+}  // namespace tessera::TESSERA_ISA

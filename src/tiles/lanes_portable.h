@@ -1,0 +1,129 @@
+// Lanes in plain loops: what every other machine is compared with. Included by lanes.h only.
+#pragma once
+
+namespace tessera::TESSERA_ISA {
+
+inline constexpr uint32_t kLanes = kUnitRows;
+
+struct Floats {
+    float v[kLanes];
+};
+struct Words {
+    uint32_t v[kLanes];
+};
+struct Ints {
+    int32_t v[kLanes];
+};
+struct Pairs {
+    Floats low, high;
+};
+struct PairSplat {
+    float low, high;
+};
+
+template <typename Lane>
+Floats each(Lane lane) {
+    Floats out;
+    for (uint32_t i = 0; i < kLanes; ++i) out.v[i] = lane(i);
+    return out;
+}
+
+inline Floats splat(float x) {
+    return each([=](uint32_t) { return x; });
+}
+inline Floats load(const float* from) {
+    return each([=](uint32_t i) { return from[i]; });
+}
+inline void store(float* to, const Floats& x) {
+    for (uint32_t i = 0; i < kLanes; ++i) to[i] = x.v[i];
+}
+inline Floats add(const Floats& a, const Floats& b) {
+    return each([&](uint32_t i) { return a.v[i] + b.v[i]; });
+}
+inline Floats mul(const Floats& a, const Floats& b) {
+    return each([&](uint32_t i) { return a.v[i] * b.v[i]; });
+}
+inline Floats mul_add(const Floats& a, const Floats& b, const Floats& c) {
+    return each([&](uint32_t i) { return a.v[i] * b.v[i] + c.v[i]; });
+}
+inline Words load_words(const std::byte* from) {
+    Words out;
+    std::memcpy(&out, from, sizeof out);
+    return out;
+}
+inline Floats as_floats(const Words& words) {
+    Floats out;
+    std::memcpy(&out, &words, sizeof out);
+    return out;
+}
+// 16 bf16 values that follow each other.
+inline Floats load_bf16(const bf16* from) {
+    return each([=](uint32_t i) { return to_float(from[i]); });
+}
+
+inline PairSplat splat_pair(uint32_t bits) {
+    return {to_float(bf16{static_cast<uint16_t>(bits)}),
+            to_float(bf16{static_cast<uint16_t>(bits >> 16)})};
+}
+inline Floats dot(const Floats& sum, const Pairs& w, PairSplat a) {
+    return each([&](uint32_t i) { return sum.v[i] + w.low.v[i] * a.low + w.high.v[i] * a.high; });
+}
+
+// Columns 2 * step and 2 * step + 1 of a group.
+template <uint32_t step>
+Pairs e2m1_pairs(const Words& words) {
+    return {each([&](uint32_t i) { return kE2m1[words.v[i] >> (4 * step) & 15]; }),
+            each([&](uint32_t i) { return kE2m1[words.v[i] >> (16 + 4 * step) & 15]; })};
+}
+template <uint32_t step>
+Pairs e4m3_pairs(const Words& words) {
+    const auto code = [&](uint32_t i, uint32_t shift) {
+        return e4m3_to_float(static_cast<uint8_t>(words.v[i] >> shift));
+    };
+    return {each([&](uint32_t i) { return code(i, 8 * step); }),
+            each([&](uint32_t i) { return code(i, 16 + 8 * step); })};
+}
+inline Pairs bf16_pairs(const Words& words) {
+    return {
+        each([&](uint32_t i) { return to_float(bf16{static_cast<uint16_t>(words.v[i])}); }),
+        each([&](uint32_t i) { return to_float(bf16{static_cast<uint16_t>(words.v[i] >> 16)}); })};
+}
+inline Floats e8m0_scales(const std::byte* from) {
+    return each([=](uint32_t i) { return e8m0_to_float(static_cast<uint8_t>(from[i])); });
+}
+
+// ------------------------------------------------------------------ int8
+
+inline Ints splat_int(int32_t x) {
+    Ints out;
+    for (int32_t& lane : out.v) lane = x;
+    return out;
+}
+// The four low, or high, nibbles of a group's lanes as 2 * e2m1 + 12, which fits an unsigned byte.
+template <bool high>
+Words e2m1_offset(const Words& words) {
+    Words out;
+    for (uint32_t i = 0; i < kLanes; ++i) {
+        out.v[i] = 0;
+        for (uint32_t byte = 0; byte < 4; ++byte) {
+            const uint32_t code = words.v[i] >> (8 * byte + (high ? 4 : 0)) & 15;
+            out.v[i] |= static_cast<uint32_t>(static_cast<int32_t>(2 * kE2m1[code]) + 12)
+                        << (8 * byte);
+        }
+    }
+    return out;
+}
+// sum + the products of four unsigned bytes with four signed ones.
+inline Ints dot4(const Ints& sum, const Words& w, const int8_t* a) {
+    Ints out = sum;
+    for (uint32_t i = 0; i < kLanes; ++i) {
+        for (uint32_t byte = 0; byte < 4; ++byte)
+            out.v[i] += static_cast<int32_t>(w.v[i] >> (8 * byte) & 255) * a[byte];
+    }
+    return out;
+}
+inline Floats to_floats(const Ints& x) {
+    return each([&](uint32_t i) { return static_cast<float>(x.v[i]); });
+}
+
+}  // namespace tessera::TESSERA_ISA

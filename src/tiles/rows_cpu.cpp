@@ -1,0 +1,68 @@
+// Kernels over one row of activations, in loops that compilers turn into vectors.
+#include "tiles/table_cpu.h"
+
+namespace tessera::TESSERA_ISA {
+namespace {
+
+float square_root(float x) {
+    return __builtin_sqrtf(x);
+}
+// To nearest, ties to even, for magnitudes far below 2^22.
+float rounded(float x) {
+    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
+    return (x + kRound) - kRound;
+}
+
+}  // namespace
+
+void norm(const float* x, const float* gain, uint32_t width, float epsilon, bf16* out) {
+    float lanes[kUnitRows] = {};
+    uint32_t i = 0;
+    for (; i + kUnitRows <= width; i += kUnitRows) {
+        for (uint32_t lane = 0; lane < kUnitRows; ++lane) lanes[lane] += x[i + lane] * x[i + lane];
+    }
+    float sum = 0;
+    for (; i < width; ++i) sum += x[i] * x[i];
+    for (const float lane : lanes) sum += lane;
+    const float inverse = 1.0f / square_root(sum / static_cast<float>(width) + epsilon);
+    for (i = 0; i < width; ++i) out[i] = to_bf16(round_bf16(x[i] * inverse) * gain[i]);
+}
+
+void quantize(const bf16* x, uint32_t blocks, Int8Block* out) {
+    for (uint32_t b = 0; b < blocks; ++b, x += kMxBlock, ++out) {
+        float largest = 0;
+        for (uint32_t i = 0; i < kMxBlock; ++i) {
+            const float magnitude = __builtin_fabsf(to_float(x[i]));
+            largest = magnitude > largest ? magnitude : largest;
+        }
+        const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+        int32_t sum = 0;
+        for (uint32_t i = 0; i < kMxBlock; ++i) {
+            const auto code = static_cast<int8_t>(rounded(to_float(x[i]) * inverse));
+            out->codes[i / 8 * 8 + kInt8Order[i % 8]] = code;
+            sum += code;
+        }
+        out->scale = largest / 254.0f;
+        out->balance = -12 * sum;
+    }
+}
+
+void gate(const float* gate, const float* up, uint32_t count, bf16* out) {
+    for (uint32_t i = 0; i < count; ++i) {
+        const float g = round_bf16(gate[i]);
+        // e^-|g| never overflows; the two halves of the sigmoid share it.
+        const float e = exp_negative(-__builtin_fabsf(g));
+        const float sigmoid = (g < 0 ? e : 1.0f) / (1.0f + e);
+        out[i] = to_bf16(g * sigmoid * round_bf16(up[i]));
+    }
+}
+
+void add_weighted(const float* x, float weight, uint32_t count, float* sum) {
+    for (uint32_t i = 0; i < count; ++i) sum[i] += weight * x[i];
+}
+
+void add_residual(const float* update, uint32_t count, float* x) {
+    for (uint32_t i = 0; i < count; ++i) x[i] = round_bf16(x[i] + round_bf16(update[i]));
+}
+
+}  // namespace tessera::TESSERA_ISA
