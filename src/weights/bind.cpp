@@ -146,7 +146,7 @@ float scale_at(const std::byte* scales, uint64_t index) {
 
 // ------------------------------------------------------------------ scales under trust
 
-void check_scales(const RequiredTensor& required, const Tensor& tensor) {
+void check_scales_of(const RequiredTensor& required, const Tensor& tensor) {
     const uint64_t columns = required.shape.back();
     const auto refuse = [&](uint64_t index, const std::string& found) {
         fail("tensor {}: the scale at row {}, column {} is {}, expected a finite number",
@@ -305,8 +305,16 @@ Weights bind(const Checkpoint& checkpoint, const Shape& shape) {
     return weights;
 }
 
+void check_scales(const Checkpoint& checkpoint, const Shape& shape, uint32_t threads) {
+    const std::vector<RequiredTensor> inventory = target_inventory(shape);
+    parallel_for(inventory.size(), threads, [&](size_t i) {
+        check_scales_of(inventory[i], checkpoint.tensors.at(inventory[i].name));
+    });
+}
+
 void read_through(const Checkpoint& checkpoint, const Shape& shape, uint32_t threads,
                   const std::function<void(uint64_t, uint64_t)>& progress) {
+    check_scales(checkpoint, shape, threads);
     const std::vector<RequiredTensor> inventory = target_inventory(shape);
     uint64_t total = 0;
     for (const RequiredTensor& required : inventory)
@@ -317,7 +325,6 @@ void read_through(const Checkpoint& checkpoint, const Shape& shape, uint32_t thr
     parallel_for(inventory.size(), threads, [&](size_t i) {
         const Tensor& tensor = checkpoint.tensors.at(inventory[i].name);
         kept += touch(tensor.bytes);
-        check_scales(inventory[i], tensor);
         const uint64_t now = done += tensor.bytes.size();
         if (!progress) return;
         const std::unique_lock lock(drawing,

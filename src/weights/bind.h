@@ -33,6 +33,11 @@ struct Matrix {
     uint64_t stored_row(uint32_t row) const {
         return uint64_t{row / part_rows} * chunk_rows + chunk_offset + row % part_rows;
     }
+    // From its first stored row to its last, whatever lies between.
+    std::span<const std::byte> stored_bytes() const {
+        const uint64_t begin = stored_row(0), end = stored_row(rows - 1) + 1;
+        return {data + begin * row_bytes(), (end - begin) * row_bytes()};
+    }
     // The scales of an fp8 matrix restart in every chunk.
     uint64_t scale_row(uint32_t row) const;
 };
@@ -79,9 +84,11 @@ uint64_t check_tensors(const Checkpoint& checkpoint, const std::vector<RequiredT
 // small vectors. The checkpoint must outlive the weights.
 Weights bind(const Checkpoint& checkpoint, const Shape& shape);
 
-// Reads every bound byte once in parallel, so that a step meets no page fault, and refuses scales
-// that are NaN, infinite or negative, naming the tensor and row. `progress(done, total)` in bytes
-// is called by one thread at a time. Throws Error.
+// Refuses scales that are NaN, infinite or negative, naming the tensor and row. Throws Error.
+void check_scales(const Checkpoint& checkpoint, const Shape& shape, uint32_t threads);
+
+// Reads every bound byte once in parallel, so that a step of the reference meets no page fault,
+// after check_scales. `progress(done, total)` in bytes is called by one thread at a time.
 void read_through(const Checkpoint& checkpoint, const Shape& shape, uint32_t threads,
                   const std::function<void(uint64_t, uint64_t)>& progress = {});
 

@@ -1,0 +1,331 @@
+#include "weights/pack.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <mutex>
+
+#include "base/check.h"
+#include "base/threads.h"
+
+namespace tessera {
+namespace {
+
+uint32_t word_at(const std::byte* from) {
+    uint32_t word;
+    std::memcpy(&word, from, 4);
+    return word;
+}
+
+// The four nibbles at bits 0, 8, 16 and 24, side by side in 16 bits.
+uint32_t gather_nibbles(uint32_t spread) {
+    uint32_t x = spread & 0x0f0f0f0f;
+    x = (x | x >> 4) & 0x00ff00ff;
+    return (x | x >> 8) & 0xffff;
+}
+
+// ------------------------------------------------------------------ one row of one panel
+
+// Lane `lane` of a panel's groups from `count` stored columns (128, fewer at the edge) at `from`.
+void fill_mxfp4(const std::byte* from, uint32_t count, uint32_t lane, std::byte* groups) {
+    for (uint32_t column = 0; column < count; column += 8) {
+        const uint32_t word = word_at(from + column / 2);
+        const uint32_t packed = gather_nibbles(word) | gather_nibbles(word >> 4) << 16;
+        std::memcpy(groups + column / 8 * kGroupBytes + 4 * lane, &packed, 4);
+    }
+}
+
+void fill_fp8(const std::byte* from, uint32_t count, uint32_t lane, std::byte* groups) {
+    constexpr uint32_t kOrder[4] = {0, 2, 1, 3};  // of a lane's bytes, by column
+    for (uint32_t column = 0; column < count; ++column)
+        groups[column / 4 * kGroupBytes + 4 * lane + kOrder[column % 4]] = from[column];
+}
+
+void fill_plain(const std::byte* from, uint32_t count, uint32_t element_bytes, uint32_t lane,
+                std::byte* groups) {
+    const uint32_t columns = 4 / element_bytes;
+    for (uint32_t column = 0; column < count; ++column) {
+        std::memcpy(
+            groups + column / columns * kGroupBytes + 4 * lane + column % columns * element_bytes,
+            from + column * element_bytes, element_bytes);
+    }
+}
+
+void fill_row(const SourceRow& source, Format format, uint32_t column, uint32_t count,
+              uint32_t lane, std::byte* panel, std::span<const float> rounded) {
+    std::byte* const groups = panel + panel_scale_bytes(format);
+    const Matrix& m = *source.matrix;
+    const uint64_t stored = m.stored_row(source.row);
+    const std::byte* const row = m.data + stored * m.row_bytes();
+    switch (format) {
+        case Format::mxfp4: {
+            const std::byte* scales =
+                m.scales + stored * (m.columns / kMxBlock) + column / kMxBlock;
+            for (uint32_t block = 0; block < count / kMxBlock; ++block)
+                panel[block * kUnitRows + lane] = scales[block];
+            return fill_mxfp4(row + column / 2, count, lane, groups);
+        }
+        case Format::fp8: {
+            const uint64_t blocks = (m.columns + kFp8Block - 1) / kFp8Block;
+            const uint64_t index = m.scale_row(source.row) * blocks + column / kFp8Block;
+            std::memcpy(panel + 4 * lane, m.scales + 4 * index, 4);
+            return fill_fp8(row + column, count, lane, groups);
+        }
+        case Format::bf16: {
+            if (rounded.empty()) return fill_plain(row + 2 * column, count, 2, lane, groups);
+            bf16 values[kPanelColumns];
+            for (uint32_t i = 0; i < count; ++i) values[i] = to_bf16(rounded[column + i]);
+            return fill_plain(reinterpret_cast<const std::byte*>(values), count, 2, lane, groups);
+        }
+        case Format::f32:
+            return fill_plain(row + 4 * column, count, 4, lane, groups);
+    }
+}
+
+// ------------------------------------------------------------------ what goes where
+
+// One packed matrix to be: where its rows come from, in order.
+struct Job {
+    PackedMatrix* out;
+    std::vector<const Matrix*> sources;
+    std::vector<SourceRow> rows;
+    uint32_t column_begin = 0;
+    uint32_t rank = 0;
+};
+
+using Sources = std::vector<const Matrix*>;
+
+// The format that all parts have; where they differ, or a slice would cut an fp8 scale block, bf16.
+Format common_format(const Sources& parts, uint32_t column_begin) {
+    const Format first = parts.front()->format;
+    const bool same =
+        std::ranges::all_of(parts, [&](const Matrix* part) { return part->format == first; });
+    if (!same || (first == Format::fp8 && column_begin % kFp8Block != 0)) return Format::bf16;
+    return first;
+}
+
+// Lists the jobs of every rank, and lays out the packed matrices without their bytes.
+class Layout {
+  public:
+    Layout(const Weights& weights, uint32_t ranks) : weights_(weights), ranks_(ranks) {
+        packed.shape = weights.shape;
+        packed.ranks.resize(ranks);
+        for (uint32_t rank = 0; rank < ranks; ++rank) add_rank(rank);
+    }
+
+    uint64_t arena_bytes(uint32_t rank) const {
+        uint64_t bytes = vector_bytes_;
+        for (const Job& job : jobs)
+            if (job.rank == rank) bytes += Arena::taken(job.out->bytes());
+        return bytes;
+    }
+
+    PackedWeights packed;
+    std::vector<Job> jobs;
+
+  private:
+    void add_rank(uint32_t rank) {
+        const Shape& s = weights_.shape;
+        PackedRank& out = packed.ranks[rank];
+        out.layers.resize(s.layers);  // never again: jobs point into it
+        for (uint32_t i = 0; i < s.layers; ++i) {
+            const LayerWeights& in = weights_.layers[i];
+            PackedLayer& layer = out.layers[i];
+            add_attention(in, s.attention(i), rank, layer);
+            if (!s.is_moe[i]) {
+                add_feed_forward(in.dense, rank, layer.dense);
+                continue;
+            }
+            add(layer.router, {&in.router}, rows_of(in.router, {0, s.experts}), s.hidden, 0, rank);
+            layer.experts.resize(s.experts);
+            for (uint32_t e = 0; e < s.experts; ++e)
+                add_feed_forward(in.experts[e], rank, layer.experts[e]);
+        }
+        out.vocab = share(s.vocab, rank, ranks_);
+        add(out.head, {&weights_.head}, rows_of(weights_.head, out.vocab), s.hidden, 0, rank);
+        if (rank == 0) count_vectors();
+    }
+
+    void add_attention(const LayerWeights& in, const AttentionShape& a, uint32_t rank,
+                       PackedLayer& out) {
+        const AttentionPart part = attention_part(a, rank, ranks_);
+        std::vector<SourceRow> rows;
+        const auto add_heads = [&](const Matrix& from, Span heads, uint32_t dim, uint32_t rotary) {
+            for (uint32_t head = heads.begin; head < heads.end; ++head) {
+                for (uint32_t d = 0; d < dim; ++d)
+                    rows.push_back({&from, head * dim + rotary_source_dim(d, rotary)});
+            }
+        };
+        add_heads(in.q, part.heads, a.head_dim, a.rotary_dims);
+        add_heads(in.k, part.kv_heads, a.head_dim, a.rotary_dims);
+        add_heads(in.v, part.kv_heads, a.v_head_dim, 0);
+        add(out.qkv, {&in.q, &in.k, &in.v}, std::move(rows), weights_.shape.hidden, 0, rank);
+        const uint32_t begin = part.heads.begin * a.v_head_dim;
+        add(out.o, {&in.o}, rows_of(in.o, {0, weights_.shape.hidden}),
+            part.heads.count() * a.v_head_dim, begin, rank);
+    }
+
+    void add_feed_forward(const FeedForward& in, uint32_t rank, PackedFeedForward& out) {
+        const Span part = share(in.gate.rows, rank, ranks_);
+        std::vector<SourceRow> rows;
+        for (uint32_t begin = part.begin; begin < part.end; begin += kUnitRows) {
+            for (const Matrix* from : {&in.gate, &in.up}) {
+                for (uint32_t row = begin; row < begin + kUnitRows; ++row)
+                    rows.push_back(row < part.end ? SourceRow{from, row} : SourceRow{});
+            }
+        }
+        add(out.gate_up, {&in.gate, &in.up}, std::move(rows), in.gate.columns, 0, rank);
+        add(out.down, {&in.down}, rows_of(in.down, {0, in.down.rows}), part.count(), part.begin,
+            rank);
+    }
+
+    static std::vector<SourceRow> rows_of(const Matrix& matrix, Span span) {
+        std::vector<SourceRow> rows;
+        rows.reserve(span.count());
+        for (uint32_t row = span.begin; row < span.end; ++row) rows.push_back({&matrix, row});
+        return rows;
+    }
+
+    void add(PackedMatrix& out, Sources sources, std::vector<SourceRow> rows, uint32_t columns,
+             uint32_t column_begin, uint32_t rank) {
+        out = {common_format(sources, column_begin), static_cast<uint32_t>(rows.size()), columns,
+               nullptr};
+        jobs.push_back({&out, std::move(sources), std::move(rows), column_begin, rank});
+    }
+
+    void count_vectors() {
+        const auto add_vector = [&](const std::vector<float>& v) {
+            vector_bytes_ += Arena::taken(v.size() * sizeof(float));
+        };
+        for (const LayerWeights& layer : weights_.layers) {
+            add_vector(layer.input_norm);
+            add_vector(layer.post_norm);
+            add_vector(layer.sink);
+            add_vector(layer.correction_bias);
+        }
+        add_vector(weights_.norm);
+    }
+
+    const Weights& weights_;
+    uint32_t ranks_;
+    uint64_t vector_bytes_ = 0;
+};
+
+std::span<const float> copied(std::span<const float> values, Arena& arena) {
+    std::byte* const at = arena.take(values.size_bytes());
+    std::memcpy(at, values.data(), values.size_bytes());
+    return {reinterpret_cast<const float*>(at), values.size()};
+}
+
+void copy_vectors(const Weights& weights, uint32_t rank, uint32_t ranks, PackedRank& out) {
+    for (uint32_t i = 0; i < weights.shape.layers; ++i) {
+        const LayerWeights& in = weights.layers[i];
+        PackedLayer& layer = out.layers[i];
+        layer.input_norm = copied(in.input_norm, out.arena);
+        layer.post_norm = copied(in.post_norm, out.arena);
+        if (!in.sink.empty()) {
+            const Span heads = attention_part(weights.shape.attention(i), rank, ranks).heads;
+            layer.sink = copied(std::span(in.sink).subspan(heads.begin, heads.count()), out.arena);
+        }
+        layer.correction_bias = copied(in.correction_bias, out.arena);
+    }
+    out.norm = copied(weights.norm, out.arena);
+}
+
+void copy_embedding(const Matrix& from, uint32_t threads, PackedWeights& out) {
+    const uint64_t count = uint64_t{from.rows} * from.columns;
+    out.embedding_arena = Arena(Arena::taken(count * sizeof(bf16)));
+    auto* const to = reinterpret_cast<bf16*>(out.embedding_arena.take(count * sizeof(bf16)));
+    constexpr uint32_t kRowsAtOnce = 256;
+    parallel_for((from.rows + kRowsAtOnce - 1) / kRowsAtOnce, threads, [&](size_t piece) {
+        std::vector<float> values(from.columns);
+        const auto begin = static_cast<uint32_t>(piece * kRowsAtOnce);
+        for (uint32_t row = begin; row < std::min(begin + kRowsAtOnce, from.rows); ++row) {
+            dequantize_row(from, row, values);
+            for (uint32_t i = 0; i < from.columns; ++i)
+                to[uint64_t{row} * from.columns + i] = to_bf16(values[i]);
+        }
+    });
+    out.embedding = {to, count};
+}
+
+}  // namespace
+
+void pack_unit(std::span<const SourceRow> rows, Format format, uint32_t column_begin,
+               uint32_t columns, std::byte* out) {
+    CHECK(rows.size() <= kUnitRows);
+    const uint32_t panels = (columns + kPanelColumns - 1) / kPanelColumns;
+    std::memset(out, 0, uint64_t{panels} * panel_bytes(format));
+    std::vector<float> rounded;
+    for (uint32_t lane = 0; lane < rows.size(); ++lane) {
+        const SourceRow& source = rows[lane];
+        if (source.matrix == nullptr) continue;
+        CHECK(column_begin + columns <= source.matrix->columns);
+        rounded.clear();
+        if (source.matrix->format != format) {
+            CHECK(format == Format::bf16);
+            rounded.resize(source.matrix->columns);
+            dequantize_row(*source.matrix, source.row, rounded);
+        }
+        for (uint32_t panel = 0; panel < panels; ++panel) {
+            const uint32_t column = panel * kPanelColumns;
+            fill_row(source, format, column_begin + column,
+                     std::min(kPanelColumns, columns - column), lane,
+                     out + uint64_t{panel} * panel_bytes(format), rounded);
+        }
+    }
+}
+
+uint64_t PackedWeights::bytes() const {
+    uint64_t bytes = embedding_arena.bytes();
+    for (const PackedRank& rank : ranks) bytes += rank.arena.bytes();
+    return bytes;
+}
+
+uint64_t packed_bytes(const Weights& weights, uint32_t ranks) {
+    const Layout layout(weights, ranks);
+    uint64_t bytes =
+        Arena::taken(uint64_t{weights.embedding.rows} * weights.embedding.columns * sizeof(bf16));
+    for (uint32_t rank = 0; rank < ranks; ++rank) bytes += layout.arena_bytes(rank);
+    return bytes;
+}
+
+PackedWeights pack_weights(const Weights& weights, const PackOptions& options) {
+    CHECK(!ranks_problem(weights.shape, options.ranks));
+    Layout layout(weights, options.ranks);
+    for (uint32_t rank = 0; rank < options.ranks; ++rank) {
+        PackedRank& out = layout.packed.ranks[rank];
+        out.arena = Arena(layout.arena_bytes(rank));
+        copy_vectors(weights, rank, options.ranks, out);
+    }
+    uint64_t total = 0;
+    for (Job& job : layout.jobs) {
+        job.out->data = layout.packed.ranks[job.rank].arena.take(job.out->bytes());
+        total += job.out->bytes();
+    }
+    copy_embedding(weights.embedding, options.threads, layout.packed);
+
+    std::atomic<uint64_t> done = 0;
+    std::mutex drawing;
+    parallel_for(layout.jobs.size(), options.threads, [&](size_t i) {
+        const Job& job = layout.jobs[i];
+        const PackedMatrix& out = *job.out;
+        for (uint32_t unit = 0; unit < out.units(); ++unit) {
+            const auto rows = std::span(job.rows).subspan(
+                unit * kUnitRows, std::min<size_t>(kUnitRows, out.rows - unit * kUnitRows));
+            pack_unit(rows, out.format, job.column_begin, out.columns,
+                      const_cast<std::byte*>(out.unit(unit)));
+        }
+        for (const Matrix* source : job.sources) {
+            if (options.drop) options.drop(source->stored_bytes());
+        }
+        const uint64_t now = done += out.bytes();
+        if (!options.progress) return;
+        const std::unique_lock lock(drawing, std::try_to_lock);  // whoever is late leaves it
+        if (lock && now < total) options.progress(now, total);
+    });
+    if (options.progress) options.progress(total, total);
+    return std::move(layout.packed);
+}
+
+}  // namespace tessera

@@ -1,0 +1,79 @@
+// Moves weight bytes from the checkpoint's order into tile order (tiles/packed.h): the only code
+// that does. Codes and scales move as they are; what a matrix multiplies with does not change.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/arena.h"
+#include "model/ranks.h"
+#include "tiles/packed.h"
+#include "weights/bind.h"
+
+namespace tessera {
+
+struct PackedFeedForward {
+    PackedMatrix gate_up;  // units of gate and up in turn: 2 * width, hidden
+    PackedMatrix down;     // hidden, width
+};
+
+// One layer's share of one rank.
+struct PackedLayer {
+    std::span<const float> input_norm, post_norm;  // hidden
+    PackedMatrix qkv;  // its q heads, then its k heads, then its v heads; the rotary dims
+                       // of q and k in the order of rotary_source_dim
+    PackedMatrix o;    // hidden, its heads * v_head_dim
+    std::span<const float> sink;  // its heads; empty without sinks
+
+    PackedFeedForward dense;                 // of a dense layer
+    PackedMatrix router;                     // experts, hidden; the same on every rank
+    std::span<const float> correction_bias;  // experts
+    std::vector<PackedFeedForward> experts;
+};
+
+struct PackedRank {
+    Arena arena;  // holds all that the views below point at
+    std::vector<PackedLayer> layers;
+    std::span<const float> norm;  // hidden
+    PackedMatrix head;            // its share of the vocabulary, hidden
+    Span vocab;
+};
+
+struct PackedWeights {
+    Shape shape;
+    Arena embedding_arena;
+    std::span<const bf16> embedding;  // vocab, hidden: rows are looked up, not multiplied
+    std::vector<PackedRank> ranks;
+
+    uint64_t bytes() const;
+};
+
+// Bytes that pack_weights will take.
+uint64_t packed_bytes(const Weights& weights, uint32_t ranks);
+
+struct PackOptions {
+    uint32_t ranks = 1;
+    uint32_t threads = 1;
+    std::function<void(uint64_t done, uint64_t total)> progress;  // packed bytes; one thread a time
+    std::function<void(std::span<const std::byte>)> drop;         // read, and not needed again
+};
+
+// `weights` has no ranks_problem. Its scales were checked. Throws Error if memory is not to be had.
+PackedWeights pack_weights(const Weights& weights, const PackOptions& options);
+
+// A row of a source matrix, or none (zeros).
+struct SourceRow {
+    const Matrix* matrix = nullptr;
+    uint32_t row = 0;
+};
+
+// Packs one unit: 16 rows (fewer at the end of a matrix), columns [column_begin, column_begin +
+// columns) of each, in `format`. All rows have that format, or it is bf16 and they are rounded to
+// it as dequantize_row does.
+void pack_unit(std::span<const SourceRow> rows, Format format, uint32_t column_begin,
+               uint32_t columns, std::byte* out);
+
+}  // namespace tessera
