@@ -1,0 +1,287 @@
+// Turns a shape into tiles, phase by phase. A phase is all tiles of one op in one layer; every
+// worker has at most one span of it (of the experts: one for each slot), and its last tile there
+// signals the phase's event. The next phase waits until all have.
+#include <algorithm>
+
+#include "base/check.h"
+#include "plan/memory.h"
+#include "plan/program.h"
+#include "tiles/kernels.h"
+#include "tiles/routes.h"
+
+namespace tessera {
+namespace {
+
+// Gate and up in pairs of units make 16 values of an expert's width; two pairs make a block that
+// can be quantised.
+constexpr uint32_t kGateUpPairs = 2;
+
+class Planner {
+  public:
+    explicit Planner(const PlanRequest& request) : s_(request.shape) {
+        program_.request = request;
+        program_.queues.resize(program_.workers());
+        turn_.resize(request.ranks);
+        event_.assign(request.ranks, kNoEvent);
+    }
+
+    Program build() {
+        add_buffers();
+        by_rows(Op::embed, 0);
+        for (uint32_t i = 0; i < s_.layers; ++i) {
+            attention(i);
+            if (s_.is_moe[i]) {
+                experts(i);
+            } else {
+                dense(i);
+            }
+        }
+        by_rows(Op::norm, s_.layers - 1, kNormFinal);
+        by_units(Op::head, Source::head, s_.layers - 1, 1);
+        lay_out_buffers(program_);
+        return std::move(program_);
+    }
+
+  private:
+    // ---------------------------------------------------------------- the forward pass
+
+    void attention(uint32_t i) {
+        by_rows(Op::norm, i, kNormInput);
+        by_units(Op::qkv, Source::qkv, i, 1);
+        attend(i);
+        if (!is_one_chunk(s_, i)) merge(i);
+        by_units(Op::output, Source::output, i, 1);
+        exchange(i, kPartialOutput);
+        by_rows(Op::norm, i, kNormPost);
+    }
+
+    void experts(uint32_t i) {
+        by_units(Op::router, Source::router, i, 1);
+        begin_phase();
+        for (uint32_t rank = 0; rank < ranks(); ++rank)
+            add(rank, turn_[rank]++ % workers(), {.op = Op::route, .layer = narrow(i)});
+        end_phase();
+        begin_phase();
+        for (uint32_t slot = 0; slot < slot_count(program_.request, i); ++slot)
+            spread(Op::gate_up, i, gate_up_pairs(i), kGateUpPairs, slot);
+        end_phase();
+        by_units(Op::down, Source::down, i, 1);
+        exchange(i, kPartialDown);
+    }
+
+    void dense(uint32_t i) {
+        begin_phase();
+        spread(Op::gate_up, i, gate_up_pairs(i), kGateUpPairs, 0);
+        end_phase();
+        by_units(Op::down, Source::down, i, 1);
+        exchange(i, kPartialDown);
+    }
+
+    // ---------------------------------------------------------------- phases
+
+    void by_rows(Op op, uint32_t layer, uint16_t slot = 0) {
+        begin_phase();
+        spread(op, layer, program_.request.rows, 1, slot);
+        end_phase();
+    }
+
+    void by_units(Op op, Source source, uint32_t layer, uint32_t granule) {
+        begin_phase();
+        spread(op, layer, source_units(program_.request, source, layer), granule, 0);
+        end_phase(op == Op::output || op == Op::down);
+    }
+
+    uint32_t gate_up_pairs(uint32_t layer) const {
+        return source_units(program_.request, Source::gate_up, layer) / 2;
+    }
+
+    // A kv head's query heads and chunks are shared out until every worker has some: chunks where
+    // there can be many, else heads.
+    void attend(uint32_t i) {
+        begin_phase();
+        for (uint32_t rank = 0; rank < ranks(); ++rank) {
+            const AttentionPart part = attention_part(s_.attention(i), rank, ranks());
+            const uint32_t wanted = (workers() + part.kv_heads.count() - 1) / part.kv_heads.count();
+            const bool one = is_one_chunk(s_, i);
+            const uint32_t shares = one ? 1 : std::min(wanted, chunks_max(program_.request));
+            const uint32_t pieces = one ? std::min(wanted, part.group()) : 1;
+            uint32_t count = 0;
+            for (uint32_t kv = 0; kv < part.kv_heads.count(); ++kv) {
+                for (uint32_t piece = 0; piece < pieces; ++piece) {
+                    const Span heads = share(part.group(), piece, pieces);
+                    for (uint32_t share = 0; share < shares; ++share, ++count) {
+                        add(rank, count % workers(),
+                            {.op = Op::attend,
+                             .layer = narrow(i),
+                             .slot = narrow(kv),
+                             .part = narrow(share),
+                             .begin = kv * part.group() + heads.begin,
+                             .end = kv * part.group() + heads.end,
+                             .shares = shares});
+                    }
+                }
+            }
+        }
+        end_phase();
+    }
+
+    void merge(uint32_t i) {
+        begin_phase();
+        for (uint32_t rank = 0; rank < ranks(); ++rank) {
+            const AttentionPart part = attention_part(s_.attention(i), rank, ranks());
+            spread_on(rank, Op::merge, i, part.heads.count(), 1, 0);
+        }
+        end_phase();
+    }
+
+    // Waits for all ranks. A rank that runs ahead writes its next partial into the other buffer: by
+    // the time it needs this one again, every rank has passed the exchange between.
+    void exchange(uint32_t i, uint16_t partial) {
+        if (ranks() == 1) return;
+        begin_phase();
+        // In whole units, as the tiles that wrote the partials.
+        spread(Op::exchange, i, (s_.hidden + kUnitRows - 1) / kUnitRows, 1, partial);
+        end_phase();
+    }
+
+    // ---------------------------------------------------------------- tiles
+
+    void spread(Op op, uint32_t layer, uint32_t total, uint32_t granule, uint32_t slot) {
+        for (uint32_t rank = 0; rank < ranks(); ++rank)
+            spread_on(rank, op, layer, total, granule, slot);
+    }
+
+    // `total` in equal runs of whole granules over a rank's workers. Whoever gets one granule more
+    // changes from call to call, so that what is left over evens out.
+    void spread_on(uint32_t rank, Op op, uint32_t layer, uint32_t total, uint32_t granule,
+                   uint32_t slot) {
+        const uint32_t granules = (total + granule - 1) / granule;
+        const uint32_t least = granules / workers(), more = granules % workers();
+        const uint32_t first = turn_[rank];
+        uint32_t begin = 0;
+        for (uint32_t i = 0; i < workers(); ++i) {
+            const uint32_t count = least + (i < more ? 1 : 0);
+            if (count == 0) break;
+            const uint32_t end = std::min(total, begin + count * granule);
+            add(rank, (first + i) % workers(),
+                {.op = op,
+                 .layer = narrow(layer),
+                 .slot = narrow(slot),
+                 .begin = begin,
+                 .end = end});
+            begin = end;
+        }
+        turn_[rank] = (first + more) % workers();
+    }
+
+    void begin_phase() { phase_begin_ = static_cast<uint32_t>(program_.tiles.size()); }
+
+    void add(uint32_t rank, uint32_t worker, Tile tile) {
+        tile.rank = static_cast<uint8_t>(rank);
+        tile.wait = event_[rank];
+        tile.count = tile.wait == kNoEvent ? 0 : program_.signals[tile.wait];
+        tile.done = kNoEvent;
+        program_.queues[rank * workers() + worker].push_back(
+            static_cast<uint32_t>(program_.tiles.size()));
+        program_.tiles.push_back(tile);
+    }
+
+    // The last tile of each worker signals: its earlier ones are done by then. Ranks have events of
+    // their own, or one together where all wait for all.
+    void end_phase(bool together = false) {
+        const auto first = static_cast<uint32_t>(program_.signals.size());
+        program_.signals.resize(first + (together ? 1 : ranks()), 0);
+        for (uint32_t rank = 0; rank < ranks(); ++rank) {
+            event_[rank] = first + (together ? 0 : rank);
+            for (uint32_t worker = 0; worker < workers(); ++worker) {
+                const auto& queue = program_.queues[rank * workers() + worker];
+                if (queue.empty() || queue.back() < phase_begin_) continue;
+                program_.tiles[queue.back()].done = event_[rank];
+                ++program_.signals[event_[rank]];
+            }
+            CHECK(program_.signals[event_[rank]] > 0);
+        }
+    }
+
+    // ---------------------------------------------------------------- buffers
+
+    void add_buffers() {
+        const PlanRequest& r = program_.request;
+        const uint32_t panel_hidden = padded(s_.hidden, kPanelColumns);
+        for (uint32_t rank = 0; rank < ranks(); ++rank) {
+            uint32_t query = 0, mixed = 0, heads = 0, values = 0;
+            for (uint32_t i = 0; i < s_.layers; ++i) {
+                const AttentionShape& a = s_.attention(i);
+                const AttentionPart part = attention_part(a, rank, ranks());
+                query = std::max(query, part.heads.count() * padded(a.head_dim, 2));
+                mixed = std::max(mixed, part.heads.count() * a.v_head_dim);
+                heads = std::max(heads, part.heads.count());
+                values = std::max(values, padded(a.v_head_dim, kUnitRows));
+                buffer(Value::cache, rank, 1, part.kv_heads.count() * (a.head_dim + a.v_head_dim),
+                       0, i);
+            }
+            const uint32_t chunks = chunks_max(r);
+            const uint32_t vocab = share(s_.vocab, rank, ranks()).count();
+            const uint32_t width = std::max(share(s_.dense_width, rank, ranks()).count(),
+                                            share(s_.expert_width, rank, ranks()).count());
+            const uint32_t gated_rows = r.rows * s_.experts_per_token;
+            const uint32_t panel_width = padded(width, kPanelColumns);
+            buffer(Value::residual, rank, r.rows, s_.hidden, 4ull * padded(s_.hidden, 16));
+            buffer(Value::angles, rank, r.rows, s_.full.rotary_dims + s_.sliding.rotary_dims,
+                   4ull * (s_.full.rotary_dims + s_.sliding.rotary_dims));
+            buffer(Value::normed, rank, r.rows, s_.hidden, 2ull * panel_hidden);
+            if (r.int8_activations)
+                buffer(Value::normed_int8, rank, r.rows, 1,
+                       sizeof(Int8Block) * (panel_hidden / kMxBlock));
+            buffer(Value::query, rank, r.rows, query, 2ull * query);
+            // Every query head's lane of each share of chunks; a chunk has its values, highest and
+            // total.
+            buffer(Value::parts, rank, r.rows, heads * program_.request.workers,
+                   4ull * heads * chunks * (values + 2));
+            buffer(Value::mixed, rank, r.rows, mixed, 2ull * padded(mixed, kPanelColumns));
+            for (const uint16_t partial : {kPartialOutput, kPartialDown}) {
+                if (ranks() > 1)
+                    buffer(Value::partial, rank, r.rows, s_.hidden, 4ull * padded(s_.hidden, 16),
+                           partial);
+            }
+            buffer(Value::scores, rank, r.rows, s_.experts, 4ull * padded(s_.experts, 16));
+            buffer(Value::routes, rank, 1, 1,
+                   route_bytes(r.rows, s_.experts_per_token, s_.experts));
+            buffer(Value::gated, rank, gated_rows, width, 2ull * panel_width);
+            if (r.int8_activations)
+                buffer(Value::gated_int8, rank, gated_rows, width,
+                       sizeof(Int8Block) * (panel_width / kMxBlock));
+            buffer(Value::logits, rank, r.rows, vocab, 4ull * padded(vocab, 16));
+        }
+    }
+
+    void buffer(Value value, uint32_t rank, uint32_t rows, uint32_t columns, uint64_t row_bytes,
+                uint32_t layer = 0) {
+        program_.buffers.push_back({value, static_cast<uint8_t>(rank), narrow(layer), rows, columns,
+                                    padded64(row_bytes), 0});
+    }
+
+    static uint64_t padded64(uint64_t bytes) { return (bytes + 63) / 64 * 64; }
+    static uint16_t narrow(uint32_t value) {
+        CHECK(value <= UINT16_MAX);
+        return static_cast<uint16_t>(value);
+    }
+    uint32_t ranks() const { return program_.request.ranks; }
+    uint32_t workers() const { return program_.request.workers; }
+
+    const Shape s_;
+    Program program_;
+    std::vector<uint32_t> turn_;  // by rank: the worker whose turn it is to have more
+    uint32_t phase_begin_ = 0;
+    std::vector<uint32_t> event_;  // by rank: of the phase before
+};
+
+}  // namespace
+
+Program plan(const PlanRequest& request) {
+    CHECK(!ranks_problem(request.shape, request.ranks));
+    CHECK(request.workers > 0 && request.rows > 0 && request.context > 0);
+    return Planner(request).build();
+}
+
+}  // namespace tessera
