@@ -89,8 +89,8 @@ Model load(const RunOptions& options) {
     if (spdlog::should_log(spdlog::level::info))
         load_options.progress = [&](uint64_t done, uint64_t total) { progress.show(done, total); };
     Model model = Model::load(folder, load_options);
-    spdlog::info("{}; context {} tokens; reference engine on the CPU, 1 thread",
-                 model.info().summary, model.info().context_tokens);
+    spdlog::info("{}; context {} tokens; {}", model.info().summary, model.info().context_tokens,
+                 model.info().machine);
     return model;
 }
 

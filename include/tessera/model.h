@@ -19,13 +19,27 @@ namespace tessera {
 
 using Token = uint32_t;
 
+// What decodes: persistent workers over packed weights, or the slow twin that they are compared
+// with.
+enum class Engine : uint8_t { kCpu, kReference };
+
+// What experts multiply with: the model's own bf16, or int8 with a scale for each 32 (faster; its
+// cost in docs/NUMERICS.md).
+enum class Activations : uint8_t { kBf16, kInt8 };
+
 struct LoadOptions {
-    uint32_t threads = 0;  // for reading; 0: all that the process may use
+    Engine engine = Engine::kCpu;
+    uint32_t threads = 0;  // workers, and for loading; 0: all that the process may use
+    uint32_t ranks = 1;    // groups of workers with weights of their own: 1, 2, 4 or 8
+    uint32_t context = 0;  // tokens of a session at most; 0: the model's, at most 32768
+    std::string isa;       // portable, avx2, avx512, avx512-bf16; empty: the fastest
+    Activations activations = Activations::kBf16;
     std::function<void(uint64_t done, uint64_t total)> progress;  // bytes; one thread at a time
 };
 
 struct ModelInfo {
     std::string summary;            // one line: the shape in the terms of its config, and the bytes
+    std::string machine;            // what decodes it: engine, threads, instructions
     uint32_t context_tokens;        // prompt and answer together
     uint32_t vocab;                 // of the logits; the tokenizer's may be smaller
     uint64_t weight_bytes;          // as stored
@@ -36,8 +50,12 @@ struct ModelInfo {
 class Model {
   public:
     // Reads a Hugging Face folder. Throws Error: not a checkpoint, incomplete, a tensor that does
-    // not fit the config, not enough memory.
+    // not fit the config, not enough memory, options that this machine or model cannot serve.
     static Model load(const std::filesystem::path& folder, const LoadOptions& options = {});
+
+    // Bytes a second at which the workers read the model's weights and do nothing else: the ceiling
+    // of decoding on this machine. Takes about a tenth of a second. 0 for the reference.
+    double read_bandwidth() const;
 
     const ModelInfo& info() const;
     bool is_end(Token token) const;

@@ -9,16 +9,20 @@ namespace tessera {
 struct Stats {
     uint32_t prompt_tokens = 0;
     double prompt_seconds = 0;
-    uint32_t tokens = 0;                 // generated
-    uint32_t steps = 0;                  // passes of the target that generated them
-    double seconds = 0;                  // spent in those passes and in choosing
+    uint32_t tokens = 0;  // generated
+    uint32_t steps = 0;   // passes of the target that generated them
+    double seconds = 0;   // spent in those passes and in choosing
+    double bytes = 0;  // of weights and cache that those passes read, as the checkpoint stores them
+    double experts = 0;  // distinct ones, a pass and layer of experts on average; 0: not counted
+    double read_bandwidth = 0;  // bytes a second that the machine can read; 0: not measured
     uint64_t hash = 0xcbf29ce484222325;  // FNV-1a over the generated ids, little-endian u32
 
     double tokens_per_second() const { return seconds > 0 ? tokens / seconds : 0; }
     double tokens_per_step() const { return steps > 0 ? 1.0 * tokens / steps : 0; }  // τ
+    double bytes_per_second() const { return seconds > 0 ? bytes / seconds : 0; }
     double ms_per_step() const { return steps > 0 ? 1e3 * seconds / steps : 0; }
 
-    // One line for people: rates, τ, milliseconds a step and the hash.
+    // One line for people: rates, τ, milliseconds a step, what was read and the hash.
     std::string line() const;
 };
 

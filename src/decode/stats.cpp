@@ -6,11 +6,15 @@ namespace tessera {
 
 std::string Stats::line() const {
     const double prompt_rate = prompt_seconds > 0 ? prompt_tokens / prompt_seconds : 0;
-    return fmt::format(
-        "prompt {} tokens at {:.1f}/s; {} tokens at {:.1f}/s; τ {:.2f}; {:.2f} ms a step; hash "
-        "{:016x}",
-        prompt_tokens, prompt_rate, tokens, tokens_per_second(), tokens_per_step(), ms_per_step(),
-        hash);
+    std::string line = fmt::format(
+        "prompt {} tokens at {:.1f}/s; {} tokens at {:.1f}/s; τ {:.2f}; {:.2f} ms a step",
+        prompt_tokens, prompt_rate, tokens, tokens_per_second(), tokens_per_step(), ms_per_step());
+    if (bytes > 0) line += fmt::format("; {:.2f} GB/s", 1e-9 * bytes_per_second());
+    if (bytes > 0 && read_bandwidth > 0)
+        line += fmt::format(", {:.0f} % of what the machine reads",
+                            100 * bytes_per_second() / read_bandwidth);
+    if (experts > 0) line += fmt::format("; {:.1f} experts a layer", experts);
+    return line + fmt::format("; hash {:016x}", hash);
 }
 
 }  // namespace tessera

@@ -1,0 +1,465 @@
+#include "runtime/execute.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace tessera {
+namespace {
+
+// Units whose results are held at once: 64 rows of them fill half of a second cache's smallest.
+constexpr uint32_t kSpanUnits = 8;
+constexpr uint32_t kSpanRows = kSpanUnits * kUnitRows;
+
+std::vector<float> frequencies(const AttentionShape& a) {
+    std::vector<float> all;
+    for (uint32_t i = 0; i < a.rotary_dims / 2; ++i) {
+        const float exponent = static_cast<float>(2 * i) / static_cast<float>(a.rotary_dims);
+        all.push_back(1.0f / std::pow(a.rope_theta, exponent));
+    }
+    return all;
+}
+
+// Two dims that turn together, rounded before and after as the model stores them.
+void rotate(const float* in, const float* angle, bf16& low_out, bf16& high_out) {
+    const float low = round_bf16(in[0]), high = round_bf16(in[1]);
+    low_out = to_bf16(low * angle[0] - high * angle[1]);
+    high_out = to_bf16(high * angle[0] + low * angle[1]);
+}
+
+// Calls each(units) for runs of at most kSpanUnits units of [begin, end).
+template <typename Each>
+void in_spans(uint32_t begin, uint32_t end, Each each) {
+    for (; begin < end; begin += kSpanUnits) each(Span{begin, std::min(begin + kSpanUnits, end)});
+}
+
+// Zeroes a row of bf16 behind `width`, to whole panels: kernels read panels, and what another
+// buffer left there could be NaN.
+void pad_row(bf16* row, uint32_t width) {
+    std::fill(row + width, row + padded(width, kPanelColumns), bf16{});
+}
+
+}  // namespace
+
+Scratch::Scratch(const PlanRequest& r) {
+    const size_t pairs = size_t{r.rows} * r.shape.experts_per_token;
+    const uint32_t heads = std::max(r.shape.full.heads, r.shape.sliding.heads);
+    const uint32_t values =
+        padded(std::max(r.shape.full.v_head_dim, r.shape.sliding.v_head_dim), kUnitRows);
+    out.resize(pairs * kSpanRows);
+    sum.resize(pairs * kSpanRows);
+    rows.resize(pairs);
+    int8_rows.resize(pairs);
+    scores.resize(heads * kScoreStride);
+    mixed.resize(size_t{heads} * values);
+    highest.resize(heads);
+    total.resize(heads);
+}
+
+Executor::Executor(const Program& program, const PackedWeights& weights, const Kernels& kernels)
+    : program_(program),
+      weights_(weights),
+      kernels_(kernels),
+      shape_(program.request.shape),
+      full_frequencies_(frequencies(shape_.full)),
+      sliding_frequencies_(frequencies(shape_.sliding)),
+      live_(shape_.layers) {
+    const PlanRequest& r = program.request;
+    CHECK(weights.ranks.size() == r.ranks);
+    for (uint32_t rank = 0; rank < r.ranks; ++rank) {
+        arenas_.emplace_back(program.arena_bytes);
+        const auto view = [&]<typename T>(View<T>& to, Value value, uint32_t which = 0) {
+            const Buffer& b = program.buffers[find_buffer(program, value, rank, which)];
+            to = {arenas_[rank].data() + b.offset, b.row_bytes};
+        };
+        Buffers& at = at_.emplace_back();
+        view(at.residual, Value::residual);
+        view(at.angles, Value::angles);
+        view(at.normed, Value::normed);
+        view(at.query, Value::query);
+        view(at.parts, Value::parts);
+        view(at.mixed, Value::mixed);
+        view(at.scores, Value::scores);
+        view(at.gated, Value::gated);
+        view(at.logits, Value::logits);
+        if (r.ranks > 1) {
+            view(at.partial[0], Value::partial, kPartialOutput);
+            view(at.partial[1], Value::partial, kPartialDown);
+        }
+        if (r.int8_activations) {
+            view(at.normed_int8, Value::normed_int8);
+            view(at.gated_int8, Value::gated_int8);
+        }
+        View<std::byte> routes{};
+        view(routes, Value::routes);
+        at.routes = routes_at(routes.data, route_shape());
+    }
+}
+
+void Executor::run(const Tile& tile, Scratch& scratch) {
+    switch (tile.op) {
+        case Op::embed:
+            return embed(tile);
+        case Op::norm:
+            return norm(tile);
+        case Op::qkv:
+            return qkv(tile, scratch);
+        case Op::attend:
+            return attend(tile, scratch);
+        case Op::merge:
+            return merge(tile);
+        case Op::output:
+            return output(tile, scratch);
+        case Op::exchange:
+            return exchange(tile, scratch);
+        case Op::router:
+            return router(tile, scratch);
+        case Op::route:
+            return route_rows(tile);
+        case Op::gate_up:
+            return gate_up(tile, scratch);
+        case Op::down:
+            return down(tile, scratch);
+        case Op::head:
+            return head(tile, scratch);
+    }
+}
+
+std::span<const float> Executor::logits(uint32_t rank, uint32_t row) const {
+    return {at_[rank].logits.row(row), weights_.ranks[rank].vocab.count()};
+}
+
+// ------------------------------------------------------------------ the stream
+
+void Executor::embed(const Tile& tile) {
+    const Buffers& at = at_[tile.rank];
+    for (uint32_t row = tile.begin; row < std::min(tile.end, step_.rows()); ++row) {
+        CHECK(step_.tokens[row] < shape_.vocab);
+        const bf16* from = &weights_.embedding[uint64_t{step_.tokens[row]} * shape_.hidden];
+        float* const to = at.residual.row(row);
+        for (uint32_t i = 0; i < shape_.hidden; ++i) to[i] = to_float(from[i]);
+        float* angle = at.angles.row(row);
+        for (const std::vector<float>* kind : {&full_frequencies_, &sliding_frequencies_}) {
+            for (const float frequency : *kind) {
+                const float turned = static_cast<float>(step_.positions[row]) * frequency;
+                *angle++ = std::cos(turned);
+                *angle++ = std::sin(turned);
+            }
+        }
+    }
+}
+
+void Executor::norm(const Tile& tile) {
+    const Buffers& at = at_[tile.rank];
+    const PackedRank& rank = weights_.ranks[tile.rank];
+    const std::span<const float> gain = tile.slot == kNormInput  ? layer(tile).input_norm
+                                        : tile.slot == kNormPost ? layer(tile).post_norm
+                                                                 : rank.norm;
+    for (uint32_t row = tile.begin; row < std::min(tile.end, step_.rows()); ++row) {
+        bf16* const out = at.normed.row(row);
+        kernels_.norm(at.residual.row(row), gain.data(), shape_.hidden, shape_.norm_epsilon, out);
+        pad_row(out, shape_.hidden);
+        if (program_.request.int8_activations && tile.slot == kNormPost && is_moe(tile)) {
+            kernels_.quantize(out, padded(shape_.hidden, kPanelColumns) / kMxBlock,
+                              at.normed_int8.row(row));
+        }
+    }
+}
+
+void Executor::keep(const Tile& tile, uint32_t partial, Span units, const float* sums) {
+    const Buffers& at = at_[tile.rank];
+    const uint32_t column = units.begin * kUnitRows;
+    const uint32_t count = std::min(units.count() * kUnitRows, shape_.hidden - column);
+    for (uint32_t row = 0; row < step_.rows(); ++row, sums += kSpanRows) {
+        if (program_.request.ranks == 1) {
+            kernels_.add_residual(sums, count, at.residual.row(row) + column);
+        } else {
+            std::memcpy(at.partial[partial].row(row) + column, sums, count * sizeof(float));
+        }
+    }
+}
+
+void Executor::exchange(const Tile& tile, Scratch& scratch) {
+    in_spans(tile.begin, tile.end, [&](Span units) {
+        const uint32_t column = units.begin * kUnitRows;
+        const uint32_t count = std::min(units.count() * kUnitRows, shape_.hidden - column);
+        for (uint32_t row = 0; row < step_.rows(); ++row) {
+            std::fill_n(scratch.sum.begin(), count, 0.0f);
+            for (const Buffers& from : at_)
+                kernels_.add_weighted(from.partial[tile.slot].row(row) + column, 1.0f, count,
+                                      scratch.sum.data());
+            kernels_.add_residual(scratch.sum.data(), count,
+                                  at_[tile.rank].residual.row(row) + column);
+        }
+    });
+}
+
+// ------------------------------------------------------------------ attention
+
+void Executor::qkv(const Tile& tile, Scratch& scratch) {
+    const Buffers& at = at_[tile.rank];
+    const PackedMatrix& matrix = layer(tile).qkv;
+    for (uint32_t row = 0; row < step_.rows(); ++row) scratch.rows[row] = at.normed.row(row);
+    in_spans(tile.begin, tile.end, [&](Span units) {
+        multiply(matrix, units, {scratch.rows.data(), step_.rows()}, scratch.out.data(), kSpanRows);
+        const Span rows{units.begin * kUnitRows, std::min(units.end * kUnitRows, matrix.rows)};
+        for (uint32_t row = 0; row < step_.rows(); ++row)
+            place_qkv(tile, row, rows, scratch.out.data() + row * kSpanRows);
+    });
+}
+
+// Outputs [begin, end) of the projection of one row: rounded, rotated, and put where attention
+// looks for them.
+void Executor::place_qkv(const Tile& tile, uint32_t row, Span rows, const float* out) {
+    const AttentionShape& a = shape_.attention(tile.layer);
+    const AttentionPart part = attention_part(a, tile.rank, program_.request.ranks);
+    const uint32_t q_rows = part.heads.count() * a.head_dim;
+    const uint32_t k_rows = part.kv_heads.count() * a.head_dim;
+    const uint32_t position = step_.positions[row];
+    const uint32_t lane = position % kUnitRows;
+    const float* const angles =
+        at_[tile.rank].angles.row(row) + (a.window == 0 ? 0 : shape_.full.rotary_dims);
+
+    for (uint32_t at = rows.begin; at < rows.end;) {
+        const bool is_v = at >= q_rows + k_rows;
+        const uint32_t section = at < q_rows ? 0 : is_v ? q_rows + k_rows : q_rows;
+        const uint32_t dim = is_v ? a.v_head_dim : a.head_dim;
+        const uint32_t head = (at - section) / dim, first = (at - section) % dim;
+        const uint32_t last = std::min(dim, first + rows.end - at);
+        const float* const in = out + (at - rows.begin) - first;  // in[d] is the head's dim d
+        at += last - first;
+
+        if (is_v) {
+            const KvSpan kv = step_.caches[row]->at(tile.rank, tile.layer, head, position);
+            bf16* const to =
+                kv.values + size_t{position % kv.ring} * value_row_elements(a.v_head_dim);
+            for (uint32_t d = first; d < last; ++d)
+                to[d] = to_bf16(shape_.value_scale * round_bf16(in[d]));
+            continue;
+        }
+        // Two dims of one position stand together both in a query and in a key tile.
+        bf16* to = at_[tile.rank].query.row(row) + size_t{head} * padded(dim, 2);
+        size_t pair_stride = 2;
+        if (section == q_rows) {
+            const KvSpan kv = step_.caches[row]->at(tile.rank, tile.layer, head, position);
+            to = kv.keys + position % kv.ring / kUnitRows * key_tile_elements(dim) + 2 * lane;
+            pair_stride = 2 * kUnitRows;
+        }
+        uint32_t d = first;
+        for (; d < std::min(last, a.rotary_dims); d += 2) {
+            bf16* const pair = to + d / 2 * pair_stride;
+            rotate(in + d, angles + d, pair[0], pair[1]);
+        }
+        for (; d < last; ++d) to[d / 2 * pair_stride + d % 2] = to_bf16(in[d]);
+        if (last == dim && dim % 2 == 1) to[dim / 2 * pair_stride + 1] = {};
+    }
+}
+
+void Executor::attend(const Tile& tile, Scratch& scratch) {
+    const AttentionShape& a = shape_.attention(tile.layer);
+    const Buffers& at = at_[tile.rank];
+    const uint32_t heads = attention_part(a, tile.rank, program_.request.ranks).heads.count();
+    const uint32_t chunks = chunks_max(program_.request);
+    const auto width = static_cast<uint32_t>(value_row_elements(a.v_head_dim));
+    AttendTask task{};
+    task.heads = tile.end - tile.begin;
+    task.head_dim = a.head_dim;
+    task.v_head_dim = a.v_head_dim;
+    task.scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim));
+    task.scratch = scratch.scores.data();
+    for (uint32_t row = 0; row < step_.rows(); ++row) {
+        const uint32_t position = step_.positions[row];
+        const uint32_t first = a.window != 0 && position >= a.window ? position - a.window + 1 : 0;
+        task.query = at.query.row(row) + size_t{tile.begin} * padded(a.head_dim, 2);
+        const auto seen = [&](uint32_t from, uint32_t to) {
+            const KvSpan kv = step_.caches[row]->at(tile.rank, tile.layer, tile.slot, from);
+            task.keys = kv.keys;
+            task.values = kv.values;
+            task.ring = kv.ring;
+            task.first = from;
+            task.last = to;
+            kernels_.attend(task);
+        };
+        if (is_one_chunk(shape_, tile.layer)) {
+            task.out = scratch.mixed.data();
+            task.out_stride = width;
+            task.highest = scratch.highest.data();
+            task.total = scratch.total.data();
+            task.number_stride = 1;
+            seen(first, position);
+            for (uint32_t h = 0; h < task.heads; ++h) {
+                const uint32_t head = tile.begin + h;
+                kernels_.merge(task.out + size_t{h} * width, task.highest + h, task.total + h, 1, 0,
+                               0, a.sink ? &layer(tile).sink[head] : nullptr, a.v_head_dim,
+                               at.mixed.row(row) + size_t{head} * a.v_head_dim);
+            }
+            if (tile.end == heads) pad_row(at.mixed.row(row), heads * a.v_head_dim);
+            continue;
+        }
+        // A row of parts: values [heads, chunks, width], then highest and totals [heads, chunks].
+        float* const values = at.parts.row(row);
+        float* const numbers = values + size_t{heads} * chunks * width;
+        for (uint32_t c = first / kChunkKeys; c <= position / kChunkKeys; ++c) {
+            if (c % tile.shares != tile.part) continue;
+            const size_t index = size_t{tile.begin} * chunks + c;
+            task.out = values + index * width;
+            task.out_stride = size_t{chunks} * width;
+            task.highest = numbers + index;
+            task.total = numbers + size_t{heads} * chunks + index;
+            task.number_stride = chunks;
+            seen(std::max(first, c * kChunkKeys),
+                 std::min(position, c * kChunkKeys + kChunkKeys - 1));
+        }
+    }
+}
+
+void Executor::merge(const Tile& tile) {
+    const AttentionShape& a = shape_.attention(tile.layer);
+    const Buffers& at = at_[tile.rank];
+    const uint32_t heads = attention_part(a, tile.rank, program_.request.ranks).heads.count();
+    const uint32_t chunks = chunks_max(program_.request);
+    const size_t width = value_row_elements(a.v_head_dim);
+    for (uint32_t row = 0; row < step_.rows(); ++row) {
+        const uint32_t position = step_.positions[row];
+        const uint32_t first = a.window != 0 && position >= a.window ? position - a.window + 1 : 0;
+        const uint32_t begin = first / kChunkKeys, end = position / kChunkKeys + 1;
+        const float* const values = at.parts.row(row);
+        const float* const numbers = values + heads * chunks * width;
+        for (uint32_t head = tile.begin; head < tile.end; ++head) {
+            const size_t index = size_t{head} * chunks + begin;
+            kernels_.merge(values + index * width, numbers + index,
+                           numbers + size_t{heads} * chunks + index, end - begin, width, 1,
+                           a.sink ? &layer(tile).sink[head] : nullptr, a.v_head_dim,
+                           at.mixed.row(row) + size_t{head} * a.v_head_dim);
+        }
+        if (tile.end == heads) pad_row(at.mixed.row(row), heads * a.v_head_dim);
+    }
+}
+
+void Executor::output(const Tile& tile, Scratch& scratch) {
+    const Buffers& at = at_[tile.rank];
+    for (uint32_t row = 0; row < step_.rows(); ++row) scratch.rows[row] = at.mixed.row(row);
+    in_spans(tile.begin, tile.end, [&](Span units) {
+        multiply(layer(tile).o, units, {scratch.rows.data(), step_.rows()}, scratch.out.data(),
+                 kSpanRows);
+        keep(tile, kPartialOutput, units, scratch.out.data());
+    });
+}
+
+// ------------------------------------------------------------------ experts
+
+void Executor::router(const Tile& tile, Scratch& scratch) {
+    const Buffers& at = at_[tile.rank];
+    for (uint32_t row = 0; row < step_.rows(); ++row) scratch.rows[row] = at.normed.row(row);
+    multiply(layer(tile).router, {tile.begin, tile.end}, {scratch.rows.data(), step_.rows()},
+             at.scores.row(0) + tile.begin * kUnitRows, at.scores.row_bytes / sizeof(float));
+}
+
+void Executor::route_rows(const Tile& tile) {
+    const Buffers& at = at_[tile.rank];
+    const RouteRule rule{layer(tile).correction_bias.data(), shape_.normalize_top_k,
+                         shape_.routed_scale};
+    route(at.scores.row(0), at.scores.row_bytes / sizeof(float), step_.rows(), route_shape(), rule,
+          at.routes);
+    if (tile.rank == 0) live_[tile.layer] = *at.routes.live;
+}
+
+void Executor::gate_up(const Tile& tile, Scratch& scratch) {
+    const Buffers& at = at_[tile.rank];
+    const Routes& routes = at.routes;
+    const bool moe = is_moe(tile), int8 = moe && program_.request.int8_activations;
+    if (moe && tile.slot >= *routes.live) return;
+    const uint32_t per_token = shape_.experts_per_token;
+    const uint32_t begin = moe ? routes.first[tile.slot] : 0;
+    const uint32_t count = moe ? routes.first[tile.slot + 1] - begin : step_.rows();
+    // Which row of `gated` the i-th row of this slot is, and which token's.
+    const auto gated_row = [&](uint32_t i) { return moe ? routes.pair[begin + i] : i; };
+    for (uint32_t i = 0; i < count; ++i) {
+        const uint32_t token = moe ? gated_row(i) / per_token : i;
+        scratch.rows[i] = at.normed.row(token);
+        if (int8) scratch.int8_rows[i] = at.normed_int8.row(token);
+    }
+    const PackedFeedForward& weights = expert(tile, tile.slot);
+    const uint32_t width = weights.down.columns;
+    in_spans(2 * tile.begin, 2 * tile.end, [&](Span units) {
+        const PackedMatrix& matrix = weights.gate_up;
+        if (int8 && matrix.format == Format::mxfp4) {
+            kernels_.multiply_int8(matrix.unit(units.begin), units.count(), matrix.panels(),
+                                   {scratch.int8_rows.data(), count}, scratch.out.data(),
+                                   kSpanRows);
+        } else {
+            multiply(matrix, units, {scratch.rows.data(), count}, scratch.out.data(), kSpanRows);
+        }
+        const uint32_t column = units.begin / 2 * kUnitRows;
+        const uint32_t columns = std::min(units.count() / 2 * kUnitRows, width - column);
+        for (uint32_t i = 0; i < count; ++i) {
+            const float* const out = scratch.out.data() + i * kSpanRows;
+            bf16* const row = at.gated.row(gated_row(i));
+            for (uint32_t d = 0; d < columns; d += kUnitRows) {
+                kernels_.gate(out + 2 * d, out + 2 * d + kUnitRows,
+                              std::min(kUnitRows, columns - d), row + column + d);
+            }
+            const bool at_end = column + columns == width;
+            if (at_end) pad_row(row, width);
+            if (!int8) continue;
+            const uint32_t quantized = at_end ? padded(width, kPanelColumns) - column : columns;
+            kernels_.quantize(row + column, quantized / kMxBlock,
+                              at.gated_int8.row(gated_row(i)) + column / kMxBlock);
+        }
+    });
+}
+
+void Executor::down(const Tile& tile, Scratch& scratch) {
+    const Buffers& at = at_[tile.rank];
+    const Routes& routes = at.routes;
+    const bool moe = is_moe(tile), int8 = moe && program_.request.int8_activations;
+    const uint32_t per_token = shape_.experts_per_token;
+    in_spans(tile.begin, tile.end, [&](Span units) {
+        if (!moe) {
+            for (uint32_t row = 0; row < step_.rows(); ++row) scratch.rows[row] = at.gated.row(row);
+            multiply(layer(tile).dense.down, units, {scratch.rows.data(), step_.rows()},
+                     scratch.out.data(), kSpanRows);
+            return keep(tile, kPartialDown, units, scratch.out.data());
+        }
+        std::fill_n(scratch.sum.begin(), step_.rows() * kSpanRows, 0.0f);
+        // In ascending order of expert, which is the row's own order whoever is beside it.
+        for (uint32_t slot = 0; slot < *routes.live; ++slot) {
+            const uint32_t begin = routes.first[slot], count = routes.first[slot + 1] - begin;
+            const PackedMatrix& matrix = expert(tile, slot).down;
+            for (uint32_t i = 0; i < count; ++i) {
+                const uint32_t pair = routes.pair[begin + i];
+                scratch.rows[i] = at.gated.row(pair);
+                if (int8) scratch.int8_rows[i] = at.gated_int8.row(pair);
+            }
+            if (int8 && matrix.format == Format::mxfp4) {
+                kernels_.multiply_int8(matrix.unit(units.begin), units.count(), matrix.panels(),
+                                       {scratch.int8_rows.data(), count}, scratch.out.data(),
+                                       kSpanRows);
+            } else {
+                multiply(matrix, units, {scratch.rows.data(), count}, scratch.out.data(),
+                         kSpanRows);
+            }
+            for (uint32_t i = 0; i < count; ++i) {
+                const uint32_t pair = routes.pair[begin + i];
+                kernels_.add_weighted(scratch.out.data() + i * kSpanRows, routes.weight[pair],
+                                      units.count() * kUnitRows,
+                                      scratch.sum.data() + pair / per_token * kSpanRows);
+            }
+        }
+        keep(tile, kPartialDown, units, scratch.sum.data());
+    });
+}
+
+void Executor::head(const Tile& tile, Scratch& scratch) {
+    const Buffers& at = at_[tile.rank];
+    const uint32_t first = step_.logits_from;
+    if (first >= step_.rows()) return;
+    const uint32_t count = step_.rows() - first;
+    for (uint32_t i = 0; i < count; ++i) scratch.rows[i] = at.normed.row(first + i);
+    multiply(weights_.ranks[tile.rank].head, {tile.begin, tile.end}, {scratch.rows.data(), count},
+             at.logits.row(first) + tile.begin * kUnitRows, at.logits.row_bytes / sizeof(float));
+}
+
+}  // namespace tessera

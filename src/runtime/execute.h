@@ -1,0 +1,123 @@
+// Runs tiles: the bridge from a program's numbers to the kernels' pointers. What a tile reads and
+// writes here is what plan's accesses() says of it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/arena.h"
+#include "plan/program.h"
+#include "runtime/kv_cache.h"
+#include "tiles/routes.h"
+#include "weights/pack.h"
+
+namespace tessera {
+
+// One step: `rows` tokens, each of some sequence.
+struct StepInput {
+    std::span<const uint32_t> tokens;        // rows
+    std::span<const uint32_t> positions;     // rows: of each token in its sequence
+    std::span<const KvCache* const> caches;  // rows
+    uint32_t logits_from = 0;                // rows before this one need no logits
+
+    uint32_t rows() const { return static_cast<uint32_t>(tokens.size()); }
+};
+
+// What one worker needs beside its tile.
+struct Scratch {
+    explicit Scratch(const PlanRequest& request);
+
+    std::vector<float> out, sum;    // rows * experts a token, kSpanUnits * 16
+    std::vector<const bf16*> rows;  // rows * experts a token
+    std::vector<const Int8Block*> int8_rows;
+    std::vector<float> scores;                 // heads, kScoreStride
+    std::vector<float> mixed, highest, total;  // heads: of attention in one chunk
+};
+
+class Executor {
+  public:
+    // All outlive the executor. `program` was checked and made for these weights.
+    Executor(const Program& program, const PackedWeights& weights, const Kernels& kernels);
+
+    // The step that the following tiles belong to; outlives them.
+    void begin(const StepInput& step) { step_ = step; }
+
+    void run(const Tile& tile, Scratch& scratch);
+
+    std::span<const float> logits(uint32_t rank, uint32_t row) const;
+
+    // Distinct experts in the layer in the last step; 0 in a dense one.
+    uint32_t live_experts(uint32_t layer) const { return live_[layer]; }
+
+    // A buffer's memory, for those who compare and poison.
+    std::span<std::byte> memory(uint32_t rank) {
+        return {arenas_[rank].data(), program_.arena_bytes};
+    }
+    std::span<const std::byte> bytes(const Buffer& buffer) const {
+        return {arenas_[buffer.rank].data() + buffer.offset, buffer.bytes()};
+    }
+
+    const Program& program() const { return program_; }
+
+  private:
+    template <typename T>
+    struct View {
+        std::byte* data;
+        size_t row_bytes;
+        T* row(size_t index) const { return reinterpret_cast<T*>(data + index * row_bytes); }
+    };
+    struct Buffers {
+        View<float> residual, angles, partial[2], scores, parts, logits;
+        View<bf16> normed, query, mixed, gated;
+        View<Int8Block> normed_int8, gated_int8;
+        Routes routes;
+    };
+
+    void embed(const Tile& tile);
+    void norm(const Tile& tile);
+    void qkv(const Tile& tile, Scratch& scratch);
+    void place_qkv(const Tile& tile, uint32_t row, Span rows, const float* out);
+    void attend(const Tile& tile, Scratch& scratch);
+    void merge(const Tile& tile);
+    void output(const Tile& tile, Scratch& scratch);
+    void exchange(const Tile& tile, Scratch& scratch);
+    void router(const Tile& tile, Scratch& scratch);
+    void route_rows(const Tile& tile);
+    void gate_up(const Tile& tile, Scratch& scratch);
+    void down(const Tile& tile, Scratch& scratch);
+    void head(const Tile& tile, Scratch& scratch);
+
+    void multiply(const PackedMatrix& matrix, Span units, const Rows& rows, float* out,
+                  size_t stride) const {
+        kernels_.multiply(matrix.format, matrix.unit(units.begin), units.count(), matrix.panels(),
+                          rows, out, stride);
+    }
+    // A sublayer's sums for the columns of `units`, [rows, kSpanRows]: onto the stream, or into the
+    // partial.
+    void keep(const Tile& tile, uint32_t partial, Span units, const float* sums);
+
+    const PackedLayer& layer(const Tile& tile) const {
+        return weights_.ranks[tile.rank].layers[tile.layer];
+    }
+    const PackedFeedForward& expert(const Tile& tile, uint32_t slot) const {
+        const PackedLayer& at = layer(tile);
+        return at.experts.empty() ? at.dense : at.experts[at_[tile.rank].routes.expert[slot]];
+    }
+    bool is_moe(const Tile& tile) const { return shape_.is_moe[tile.layer]; }
+    RouteShape route_shape() const {
+        return {program_.request.rows, shape_.experts, shape_.experts_per_token};
+    }
+
+    const Program& program_;
+    const PackedWeights& weights_;
+    const Kernels& kernels_;
+    const Shape& shape_;
+    StepInput step_;
+    std::vector<Arena> arenas_;                                  // by rank
+    std::vector<Buffers> at_;                                    // by rank
+    std::vector<float> full_frequencies_, sliding_frequencies_;  // of the rotary pairs
+    std::vector<uint32_t> live_;                                 // by layer
+};
+
+}  // namespace tessera

@@ -1,0 +1,32 @@
+#include "runtime/kv_cache.h"
+
+namespace tessera {
+
+KvCache::KvCache(const Shape& shape, uint32_t ranks, uint32_t context)
+    : layers_(shape.layers), context_(context) {
+    const uint32_t chunks = (context + kChunkKeys - 1) / kChunkKeys;
+    for (uint32_t rank = 0; rank < ranks; ++rank) {
+        uint64_t page_bytes = 0, ring_bytes = 0;
+        for (uint32_t i = 0; i < shape.layers; ++i) {
+            const AttentionShape& a = shape.attention(i);
+            const bool paged = a.window == 0;
+            // 16 more: the window's first key may lie anywhere in its tile.
+            const uint32_t ring =
+                paged ? kChunkKeys : padded(a.window + kStepRowsMax + kUnitRows, kUnitRows);
+            const uint64_t key_bytes =
+                Arena::taken(key_tile_elements(a.head_dim) * (ring / kUnitRows) * sizeof(bf16));
+            const uint64_t head_bytes =
+                key_bytes + Arena::taken(value_row_elements(a.v_head_dim) * ring * sizeof(bf16));
+            uint64_t& bytes = paged ? page_bytes : ring_bytes;
+            places_.push_back({paged, ring, bytes, head_bytes, key_bytes});
+            bytes += head_bytes * attention_part(a, rank, ranks).kv_heads.count();
+        }
+        rings_.emplace_back(ring_bytes);
+        page_memory_.emplace_back(page_bytes * chunks);
+        std::vector<std::byte*>& pages = pages_.emplace_back();
+        for (uint32_t chunk = 0; chunk < chunks; ++chunk)
+            pages.push_back(page_memory_.back().take(page_bytes));
+    }
+}
+
+}  // namespace tessera
