@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
         [&] { tessera::log_to_stderr(quiet ? spdlog::level::warn : spdlog::level::info); });
     tessera::add_run(program);
     tessera::add_inspect(program);
+    tessera::add_bench(program);
     if (argc == 1) {
         fmt::print("{}", program.help());
         return 0;

@@ -229,16 +229,16 @@ class Planner {
             buffer(Value::residual, rank, r.rows, s_.hidden, 4ull * padded(s_.hidden, 16));
             buffer(Value::angles, rank, r.rows, s_.full.rotary_dims + s_.sliding.rotary_dims,
                    4ull * (s_.full.rotary_dims + s_.sliding.rotary_dims));
-            buffer(Value::normed, rank, r.rows, s_.hidden, 2ull * panel_hidden);
-            if (r.int8_activations)
-                buffer(Value::normed_int8, rank, r.rows, 1,
-                       sizeof(Int8Block) * (panel_hidden / kMxBlock));
-            buffer(Value::query, rank, r.rows, query, 2ull * query);
+            buffer(Value::normed, rank, r.rows, s_.hidden, 4ull * panel_hidden);
+            if (r.blocks != Blocks::none)
+                buffer(Value::normed_blocks, rank, r.rows, 1,
+                       uint64_t{block_bytes(r.blocks)} * (panel_hidden / kMxBlock));
+            buffer(Value::query, rank, r.rows, query, 4ull * query);
             // Every query head's lane of each share of chunks; a chunk has its values, highest and
             // total.
             buffer(Value::parts, rank, r.rows, heads * program_.request.workers,
                    4ull * heads * chunks * (values + 2));
-            buffer(Value::mixed, rank, r.rows, mixed, 2ull * padded(mixed, kPanelColumns));
+            buffer(Value::mixed, rank, r.rows, mixed, 4ull * padded(mixed, kPanelColumns));
             for (const uint16_t partial : {kPartialOutput, kPartialDown}) {
                 if (ranks() > 1)
                     buffer(Value::partial, rank, r.rows, s_.hidden, 4ull * padded(s_.hidden, 16),
@@ -247,10 +247,10 @@ class Planner {
             buffer(Value::scores, rank, r.rows, s_.experts, 4ull * padded(s_.experts, 16));
             buffer(Value::routes, rank, 1, 1,
                    route_bytes(r.rows, s_.experts_per_token, s_.experts));
-            buffer(Value::gated, rank, gated_rows, width, 2ull * panel_width);
-            if (r.int8_activations)
-                buffer(Value::gated_int8, rank, gated_rows, width,
-                       sizeof(Int8Block) * (panel_width / kMxBlock));
+            buffer(Value::gated, rank, gated_rows, width, 4ull * panel_width);
+            if (r.blocks != Blocks::none)
+                buffer(Value::gated_blocks, rank, gated_rows, width,
+                       uint64_t{block_bytes(r.blocks)} * (panel_width / kMxBlock));
             buffer(Value::logits, rank, r.rows, vocab, 4ull * padded(vocab, 16));
         }
     }

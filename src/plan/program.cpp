@@ -88,8 +88,8 @@ std::string_view value_name(Value value) {
             return "angles";
         case Value::normed:
             return "normed";
-        case Value::normed_int8:
-            return "normed_int8";
+        case Value::normed_blocks:
+            return "normed_blocks";
         case Value::query:
             return "query";
         case Value::cache:
@@ -106,8 +106,8 @@ std::string_view value_name(Value value) {
             return "routes";
         case Value::gated:
             return "gated";
-        case Value::gated_int8:
-            return "gated_int8";
+        case Value::gated_blocks:
+            return "gated_blocks";
         case Value::logits:
             return "logits";
     }
@@ -119,7 +119,7 @@ uint32_t find_buffer(const Program& program, Value value, uint32_t rank, uint32_
         const Buffer& b = program.buffers[i];
         if (b.value == value && b.rank == rank && b.layer == layer) return i;
     }
-    CHECK(value == Value::normed_int8);  // never: says that the buffer is missing
+    CHECK(value != value);  // there is no such buffer
     return 0;
 }
 
@@ -230,8 +230,8 @@ std::vector<Access> accesses(const Program& program, const Tile& tile) {
         case Op::norm:
             t.read(Value::residual, tile_rows, all_hidden);
             t.write(Value::normed, tile_rows, all_hidden);
-            if (r.int8_activations && tile.slot == kNormPost && moe)
-                t.write(Value::normed_int8, tile_rows, {0, 1});
+            if (r.blocks != Blocks::none && tile.slot == kNormPost && moe)
+                t.write(Value::normed_blocks, tile_rows, {0, 1});
             break;
         case Op::qkv: {
             // Where head_dim is odd a query head is padded by one column.
@@ -277,8 +277,9 @@ std::vector<Access> accesses(const Program& program, const Tile& tile) {
             } else {
                 const uint32_t width = (moe ? s.expert_width : s.dense_width) / r.ranks;
                 if (moe) t.read(Value::routes, {0, 1}, {0, 1});
-                t.read(moe && r.int8_activations ? Value::gated_int8 : Value::gated,
-                       {0, moe ? r.rows * s.experts_per_token : r.rows}, {0, width});
+                const Span gated{0, moe ? r.rows * s.experts_per_token : r.rows};
+                t.read(Value::gated, gated, {0, width});
+                if (moe && r.blocks != Blocks::none) t.read(Value::gated_blocks, gated, {0, width});
             }
             if (r.ranks == 1) {
                 t.read(Value::residual, rows, out);
@@ -309,17 +310,14 @@ std::vector<Access> accesses(const Program& program, const Tile& tile) {
             const uint32_t width = (moe ? s.expert_width : s.dense_width) / r.ranks;
             const Span out = units_to_rows(tile, width);
             if (moe) t.read(Value::routes, {0, 1}, {0, 1});
-            if (moe && r.int8_activations) {
-                t.read(Value::normed_int8, rows, {0, 1});
-            } else {
-                t.read(Value::normed, rows, all_hidden);
-            }
+            t.read(Value::normed, rows, all_hidden);
+            if (moe && r.blocks != Blocks::none) t.read(Value::normed_blocks, rows, {0, 1});
             // Which rows a slot serves is data: no two slots serve the same (row, choice), so the
             // slots of a phase cut the rows of `gated` among them. Here: evenly.
             const uint32_t slots = slot_count(r, tile.layer);
             const Span cut = share(moe ? r.rows * s.experts_per_token : r.rows, tile.slot, slots);
             t.write(Value::gated, cut, out);
-            if (moe && r.int8_activations) t.write(Value::gated_int8, cut, out);
+            if (moe && r.blocks != Blocks::none) t.write(Value::gated_blocks, cut, out);
             break;
         }
         case Op::head: {

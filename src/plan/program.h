@@ -10,6 +10,7 @@
 
 #include "model/ranks.h"
 #include "model/shape.h"
+#include "tiles/packed.h"
 
 namespace tessera {
 
@@ -60,20 +61,20 @@ inline constexpr uint16_t kPartialOutput = 0, kPartialDown = 1;
 
 // What a buffer holds. One of each on every rank; all but the cache live in the step's arena.
 enum class Value : uint8_t {
-    residual,     // f32   rows, hidden
-    angles,       // f32   rows, (cos, sin) of the full kind's rotary pairs, then the sliding kind's
-    normed,       // bf16  rows, hidden
-    normed_int8,  // Int8Block  rows, hidden / 32
-    query,        // bf16  rows, heads * head_dim
-    cache,        // this step's keys and values of one layer; columns: k rows, then v rows of qkv
-    parts,        // f32   rows, heads, chunks: unmerged attention
-    mixed,        // bf16  rows, heads * v_head_dim
-    partial,      // f32   rows, hidden: one rank's share of a sum, where there are several
-    scores,       // f32   rows, experts
-    routes,       // see tiles/routes.h
-    gated,        // bf16  rows * experts a token, width
-    gated_int8,   // Int8Block  the same, width / 32
-    logits,       // f32   rows, the rank's share of the vocabulary
+    residual,  // f32  rows, hidden
+    angles,    // f32  rows, (cos, sin) of the full kind's rotary pairs, then the sliding kind's
+    normed,    // f32  rows, hidden
+    normed_blocks,  // Int16Block or Int8Block  rows, hidden / 32: where experts are mxfp4
+    query,          // f32  rows, heads * head_dim
+    cache,          // this step's keys and values of one layer; columns: k rows, then v rows of qkv
+    parts,          // f32  rows, heads, chunks: unmerged attention
+    mixed,          // f32  rows, heads * v_head_dim
+    partial,        // f32  rows, hidden: one rank's share of a sum, where there are several
+    scores,         // f32  rows, experts
+    routes,         // see tiles/routes.h
+    gated,          // f32  rows * experts a token, width
+    gated_blocks,   // Int16Block or Int8Block  the same, width / 32
+    logits,         // f32  rows, the rank's share of the vocabulary
 };
 std::string_view value_name(Value value);
 
@@ -94,10 +95,10 @@ struct Buffer {
 struct PlanRequest {
     Shape shape;
     uint32_t ranks = 1;
-    uint32_t workers = 1;  // of each rank
-    uint32_t rows = 1;     // at most, a step may have fewer
-    uint32_t context = 0;  // positions of a sequence at most
-    bool int8_activations = false;
+    uint32_t workers = 1;          // of each rank
+    uint32_t rows = 1;             // at most, a step may have fewer
+    uint32_t context = 0;          // positions of a sequence at most
+    Blocks blocks = Blocks::none;  // of activations, where experts are mxfp4
 };
 
 struct Program {

@@ -1,30 +1,53 @@
-// The CPU machine: persistent workers, each walking its queue of the step's program. Between steps
-// a worker spins briefly, then parks. A step neither allocates nor throws.
+// The CPU machine: workers that each walk their queue of the step's program. A step neither
+// allocates nor throws.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
-#include <thread>
 #include <vector>
 
 #include "runtime/execute.h"
-#include "runtime/signals.h"
 #include "runtime/trace.h"
+#include "runtime/workers.h"
 
 namespace tessera {
+
+// One program with its events, its memory and how often it has run: needed = signals * times.
+class CpuProgram {
+  public:
+    // The program is checked here: a fault aborts. `weights` and `kernels` outlive it.
+    CpuProgram(Program program, const PackedWeights& weights, const Kernels& kernels);
+
+    void begin(const StepInput& step) {
+        ++times_;
+        executor_.begin(step);
+    }
+
+    // One worker's part of the step. Every worker must take its part. `trace` may be null.
+    // `adversary`: delays between tiles drawn from this seed; 0: none.
+    void walk(uint32_t worker, Scratch& scratch, Trace* trace, uint64_t adversary);
+
+    const Program& program() const { return program_; }
+    const Executor& executor() const { return executor_; }
+
+  private:
+    Program program_;
+    std::vector<std::vector<Tile>> queues_;  // by worker, in one piece of memory each
+    std::unique_ptr<Event[]> events_;
+    uint64_t times_ = 0;
+    Executor executor_;
+};
 
 struct CpuOptions {
     uint32_t ranks = 1;
     uint32_t workers = 1;  // of each rank; the caller of step() is the first of the first rank
     uint32_t context = 0;  // positions of a sequence at most
     bool int8_activations = false;
-    bool pin = true;                   // workers keep to cores of their own, where there are enough
+    bool pin = true;                   // see Workers
     const Kernels* kernels = nullptr;  // null: the fastest
-    // Delays between tiles, in turns of a loop, drawn from this seed; 0: none. For tests.
-    uint64_t adversary = 0;
+    uint64_t adversary = 0;            // for tests: see CpuProgram::walk
 };
 
 class CpuMachine {
@@ -32,9 +55,6 @@ class CpuMachine {
     // Plans and checks the programs (1 to 8 rows, and kStepRowsMax) and starts the workers.
     // `weights` outlive the machine.
     CpuMachine(const PackedWeights& weights, const CpuOptions& options);
-    ~CpuMachine();
-    CpuMachine(const CpuMachine&) = delete;
-    CpuMachine& operator=(const CpuMachine&) = delete;
 
     // One step of 1 to kStepRowsMax rows, from one thread at a time.
     void step(const StepInput& input);
@@ -49,43 +69,26 @@ class CpuMachine {
     // `seconds`.
     double read_bandwidth(double seconds);
 
-    // Every step from now on is recorded, until the recorder is full. Null: no more.
+    // Every step from now on is recorded, until the trace is full. Null: no more.
     void record(Trace* trace) { trace_ = trace; }
 
     const PackedWeights& weights() const { return weights_; }
     const CpuOptions& options() const { return options_; }
+    // Of the last step.
+    const CpuProgram& current() const { return *current_; }
 
   private:
-    // A program with its own events and how often it has run: needed = signals * times.
-    struct Line {
-        explicit Line(Program made, const PackedWeights& weights, const Kernels& kernels);
-
-        Program program;
-        std::vector<std::vector<Tile>> queues;  // by worker, in one piece of memory each
-        std::unique_ptr<Event[]> events;
-        uint64_t times = 0;
-        Executor executor;
-    };
-
-    Line& line_for(uint32_t rows);
-    void everyone(const std::function<void(uint32_t worker)>& work);
-    void walk(uint32_t worker);
-    void serve(uint32_t worker);
-
     const PackedWeights& weights_;
     CpuOptions options_;
-    std::vector<std::unique_ptr<Line>> lines_;  // by rows: 1 to 8, then kStepRowsMax
-    std::vector<std::unique_ptr<Scratch>> scratch_;
+    std::vector<std::unique_ptr<CpuProgram>> programs_;  // by rows: 1 to 8, then kStepRowsMax
+    std::vector<std::unique_ptr<Scratch>> scratch_;      // by worker
     Trace* trace_ = nullptr;
-
-    Line* current_ = nullptr;  // of the step that runs, or ran last
+    CpuProgram* current_ = nullptr;  // of the step that runs, or ran last
     std::function<void(uint32_t worker)> walk_;
-    const std::function<void(uint32_t worker)>* work_ = nullptr;  // of the turn that runs
-    Event begun_, ended_;             // turns (steps, mostly); workers that finished one
-    std::atomic<uint32_t> bell_ = 0;  // rung at every turn, for those that park
-    std::atomic<bool> stopping_ = false;
-    uint64_t turns_ = 0;
-    std::vector<std::jthread> workers_;
+    Workers workers_;  // last: its threads stop before what they use goes
 };
+
+// The same for any workers and arenas.
+double read_bandwidth(Workers& workers, const PackedWeights& weights, double seconds);
 
 }  // namespace tessera

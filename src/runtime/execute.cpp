@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <tuple>
+#include <utility>
 
 #include "base/check.h"
 
@@ -23,10 +25,10 @@ std::vector<float> frequencies(const AttentionShape& a) {
 }
 
 // Two dims that turn together, rounded before and after as the model stores them.
-void rotate(const float* in, const float* angle, bf16& low_out, bf16& high_out) {
+std::pair<float, float> rotated(const float* in, const float* angle) {
     const float low = round_bf16(in[0]), high = round_bf16(in[1]);
-    low_out = to_bf16(low * angle[0] - high * angle[1]);
-    high_out = to_bf16(high * angle[0] + low * angle[1]);
+    return {round_bf16(low * angle[0] - high * angle[1]),
+            round_bf16(high * angle[0] + low * angle[1])};
 }
 
 // Calls each(units) for runs of at most kSpanUnits units of [begin, end).
@@ -35,10 +37,10 @@ void in_spans(uint32_t begin, uint32_t end, Each each) {
     for (; begin < end; begin += kSpanUnits) each(Span{begin, std::min(begin + kSpanUnits, end)});
 }
 
-// Zeroes a row of bf16 behind `width`, to whole panels: kernels read panels, and what another
+// Zeroes a row behind `width`, to whole panels: kernels read panels, and what another
 // buffer left there could be NaN.
-void pad_row(bf16* row, uint32_t width) {
-    std::fill(row + width, row + padded(width, kPanelColumns), bf16{});
+void pad_row(float* row, uint32_t width) {
+    std::fill(row + width, row + padded(width, kPanelColumns), 0.0f);
 }
 
 }  // namespace
@@ -51,7 +53,7 @@ Scratch::Scratch(const PlanRequest& r) {
     out.resize(pairs * kSpanRows);
     sum.resize(pairs * kSpanRows);
     rows.resize(pairs);
-    int8_rows.resize(pairs);
+    blocks.resize(pairs);
     scores.resize(heads * kScoreStride);
     mixed.resize(size_t{heads} * values);
     highest.resize(heads);
@@ -88,9 +90,9 @@ Executor::Executor(const Program& program, const PackedWeights& weights, const K
             view(at.partial[0], Value::partial, kPartialOutput);
             view(at.partial[1], Value::partial, kPartialDown);
         }
-        if (r.int8_activations) {
-            view(at.normed_int8, Value::normed_int8);
-            view(at.gated_int8, Value::gated_int8);
+        if (r.blocks != Blocks::none) {
+            view(at.normed_blocks, Value::normed_blocks);
+            view(at.gated_blocks, Value::gated_blocks);
         }
         View<std::byte> routes{};
         view(routes, Value::routes);
@@ -158,14 +160,41 @@ void Executor::norm(const Tile& tile) {
                                         : tile.slot == kNormPost ? layer(tile).post_norm
                                                                  : rank.norm;
     for (uint32_t row = tile.begin; row < std::min(tile.end, step_.rows()); ++row) {
-        bf16* const out = at.normed.row(row);
+        float* const out = at.normed.row(row);
         kernels_.norm(at.residual.row(row), gain.data(), shape_.hidden, shape_.norm_epsilon, out);
         pad_row(out, shape_.hidden);
-        if (program_.request.int8_activations && tile.slot == kNormPost && is_moe(tile)) {
-            kernels_.quantize(out, padded(shape_.hidden, kPanelColumns) / kMxBlock,
-                              at.normed_int8.row(row));
-        }
+        if (tile.slot == kNormPost)
+            quantize(out, padded(shape_.hidden, kPanelColumns) / kMxBlock, tile,
+                     at.normed_blocks.row(row));
     }
+}
+
+void Executor::quantize(const float* x, uint32_t count, const Tile& tile, std::byte* out) const {
+    switch (blocks(tile)) {
+        case Blocks::none:
+            return;
+        case Blocks::int16:
+            return kernels_.quantize_int16(x, count, reinterpret_cast<Int16Block*>(out));
+        case Blocks::int8:
+            return kernels_.quantize_int8(x, count, reinterpret_cast<Int8Block*>(out));
+    }
+}
+
+void Executor::multiply(const PackedMatrix& matrix, Span units, const Scratch& scratch,
+                        uint32_t rows, float* out, size_t stride) const {
+    const std::byte* const weights = matrix.unit(units.begin);
+    if (matrix.format != Format::mxfp4)
+        return kernels_.multiply(matrix.format, weights, units.count(), matrix.panels(),
+                                 {scratch.rows.data(), rows}, out, stride);
+    // Pointers to blocks are pointers to bytes of another type.
+    if (program_.request.blocks == Blocks::int8)
+        return kernels_.multiply_int8(
+            weights, units.count(), matrix.panels(),
+            {reinterpret_cast<const Int8Block* const*>(scratch.blocks.data()), rows}, out, stride);
+    CHECK(program_.request.blocks == Blocks::int16);
+    kernels_.multiply_int16(
+        weights, units.count(), matrix.panels(),
+        {reinterpret_cast<const Int16Block* const*>(scratch.blocks.data()), rows}, out, stride);
 }
 
 void Executor::keep(const Tile& tile, uint32_t partial, Span units, const float* sums) {
@@ -203,7 +232,7 @@ void Executor::qkv(const Tile& tile, Scratch& scratch) {
     const PackedMatrix& matrix = layer(tile).qkv;
     for (uint32_t row = 0; row < step_.rows(); ++row) scratch.rows[row] = at.normed.row(row);
     in_spans(tile.begin, tile.end, [&](Span units) {
-        multiply(matrix, units, {scratch.rows.data(), step_.rows()}, scratch.out.data(), kSpanRows);
+        multiply(matrix, units, scratch, step_.rows(), scratch.out.data(), kSpanRows);
         const Span rows{units.begin * kUnitRows, std::min(units.end * kUnitRows, matrix.rows)};
         for (uint32_t row = 0; row < step_.rows(); ++row)
             place_qkv(tile, row, rows, scratch.out.data() + row * kSpanRows);
@@ -239,21 +268,27 @@ void Executor::place_qkv(const Tile& tile, uint32_t row, Span rows, const float*
                 to[d] = to_bf16(shape_.value_scale * round_bf16(in[d]));
             continue;
         }
-        // Two dims of one position stand together both in a query and in a key tile.
-        bf16* to = at_[tile.rank].query.row(row) + size_t{head} * padded(dim, 2);
-        size_t pair_stride = 2;
-        if (section == q_rows) {
-            const KvSpan kv = step_.caches[row]->at(tile.rank, tile.layer, head, position);
-            to = kv.keys + position % kv.ring / kUnitRows * key_tile_elements(dim) + 2 * lane;
-            pair_stride = 2 * kUnitRows;
+        const uint32_t turning = std::max(first, std::min(last, a.rotary_dims));
+        if (section == 0) {
+            float* const to = at_[tile.rank].query.row(row) + size_t{head} * padded(dim, 2);
+            for (uint32_t d = first; d < turning; d += 2)
+                std::tie(to[d], to[d + 1]) = rotated(in + d, angles + d);
+            for (uint32_t d = turning; d < last; ++d) to[d] = round_bf16(in[d]);
+            if (last == dim && dim % 2 == 1) to[dim] = 0;
+            continue;
         }
-        uint32_t d = first;
-        for (; d < std::min(last, a.rotary_dims); d += 2) {
-            bf16* const pair = to + d / 2 * pair_stride;
-            rotate(in + d, angles + d, pair[0], pair[1]);
+        // In a key tile two dims of one position stand together.
+        const KvSpan kv = step_.caches[row]->at(tile.rank, tile.layer, head, position);
+        bf16* const to =
+            kv.keys + position % kv.ring / kUnitRows * key_tile_elements(dim) + 2 * lane;
+        const auto place = [&](uint32_t d) -> bf16& { return to[d / 2 * (2 * kUnitRows) + d % 2]; };
+        for (uint32_t d = first; d < turning; d += 2) {
+            const auto [low, high] = rotated(in + d, angles + d);
+            place(d) = to_bf16(low);
+            place(d + 1) = to_bf16(high);
         }
-        for (; d < last; ++d) to[d / 2 * pair_stride + d % 2] = to_bf16(in[d]);
-        if (last == dim && dim % 2 == 1) to[dim / 2 * pair_stride + 1] = {};
+        for (uint32_t d = turning; d < last; ++d) place(d) = to_bf16(in[d]);
+        if (last == dim && dim % 2 == 1) place(dim) = {};
     }
 }
 
@@ -342,8 +377,7 @@ void Executor::output(const Tile& tile, Scratch& scratch) {
     const Buffers& at = at_[tile.rank];
     for (uint32_t row = 0; row < step_.rows(); ++row) scratch.rows[row] = at.mixed.row(row);
     in_spans(tile.begin, tile.end, [&](Span units) {
-        multiply(layer(tile).o, units, {scratch.rows.data(), step_.rows()}, scratch.out.data(),
-                 kSpanRows);
+        multiply(layer(tile).o, units, scratch, step_.rows(), scratch.out.data(), kSpanRows);
         keep(tile, kPartialOutput, units, scratch.out.data());
     });
 }
@@ -353,7 +387,7 @@ void Executor::output(const Tile& tile, Scratch& scratch) {
 void Executor::router(const Tile& tile, Scratch& scratch) {
     const Buffers& at = at_[tile.rank];
     for (uint32_t row = 0; row < step_.rows(); ++row) scratch.rows[row] = at.normed.row(row);
-    multiply(layer(tile).router, {tile.begin, tile.end}, {scratch.rows.data(), step_.rows()},
+    multiply(layer(tile).router, {tile.begin, tile.end}, scratch, step_.rows(),
              at.scores.row(0) + tile.begin * kUnitRows, at.scores.row_bytes / sizeof(float));
 }
 
@@ -369,44 +403,37 @@ void Executor::route_rows(const Tile& tile) {
 void Executor::gate_up(const Tile& tile, Scratch& scratch) {
     const Buffers& at = at_[tile.rank];
     const Routes& routes = at.routes;
-    const bool moe = is_moe(tile), int8 = moe && program_.request.int8_activations;
+    const bool moe = is_moe(tile), quantized = blocks(tile) != Blocks::none;
     if (moe && tile.slot >= *routes.live) return;
-    const uint32_t per_token = shape_.experts_per_token;
     const uint32_t begin = moe ? routes.first[tile.slot] : 0;
     const uint32_t count = moe ? routes.first[tile.slot + 1] - begin : step_.rows();
     // Which row of `gated` the i-th row of this slot is, and which token's.
     const auto gated_row = [&](uint32_t i) { return moe ? routes.pair[begin + i] : i; };
     for (uint32_t i = 0; i < count; ++i) {
-        const uint32_t token = moe ? gated_row(i) / per_token : i;
+        const uint32_t token = moe ? gated_row(i) / shape_.experts_per_token : i;
         scratch.rows[i] = at.normed.row(token);
-        if (int8) scratch.int8_rows[i] = at.normed_int8.row(token);
+        if (quantized) scratch.blocks[i] = at.normed_blocks.row(token);
     }
     const PackedFeedForward& weights = expert(tile, tile.slot);
     const uint32_t width = weights.down.columns;
     in_spans(2 * tile.begin, 2 * tile.end, [&](Span units) {
-        const PackedMatrix& matrix = weights.gate_up;
-        if (int8 && matrix.format == Format::mxfp4) {
-            kernels_.multiply_int8(matrix.unit(units.begin), units.count(), matrix.panels(),
-                                   {scratch.int8_rows.data(), count}, scratch.out.data(),
-                                   kSpanRows);
-        } else {
-            multiply(matrix, units, {scratch.rows.data(), count}, scratch.out.data(), kSpanRows);
-        }
+        multiply(weights.gate_up, units, scratch, count, scratch.out.data(), kSpanRows);
         const uint32_t column = units.begin / 2 * kUnitRows;
         const uint32_t columns = std::min(units.count() / 2 * kUnitRows, width - column);
+        const bool at_end = column + columns == width;
         for (uint32_t i = 0; i < count; ++i) {
             const float* const out = scratch.out.data() + i * kSpanRows;
-            bf16* const row = at.gated.row(gated_row(i));
+            float* const row = at.gated.row(gated_row(i));
             for (uint32_t d = 0; d < columns; d += kUnitRows) {
                 kernels_.gate(out + 2 * d, out + 2 * d + kUnitRows,
                               std::min(kUnitRows, columns - d), row + column + d);
             }
-            const bool at_end = column + columns == width;
             if (at_end) pad_row(row, width);
-            if (!int8) continue;
-            const uint32_t quantized = at_end ? padded(width, kPanelColumns) - column : columns;
-            kernels_.quantize(row + column, quantized / kMxBlock,
-                              at.gated_int8.row(gated_row(i)) + column / kMxBlock);
+            if (!quantized) continue;
+            const uint32_t end = at_end ? padded(width, kPanelColumns) : column + columns;
+            quantize(
+                row + column, (end - column) / kMxBlock, tile,
+                at.gated_blocks.row(gated_row(i)) + column / kMxBlock * block_bytes(blocks(tile)));
         }
     });
 }
@@ -414,38 +441,29 @@ void Executor::gate_up(const Tile& tile, Scratch& scratch) {
 void Executor::down(const Tile& tile, Scratch& scratch) {
     const Buffers& at = at_[tile.rank];
     const Routes& routes = at.routes;
-    const bool moe = is_moe(tile), int8 = moe && program_.request.int8_activations;
-    const uint32_t per_token = shape_.experts_per_token;
+    const bool quantized = blocks(tile) != Blocks::none;
     in_spans(tile.begin, tile.end, [&](Span units) {
-        if (!moe) {
+        if (!is_moe(tile)) {
             for (uint32_t row = 0; row < step_.rows(); ++row) scratch.rows[row] = at.gated.row(row);
-            multiply(layer(tile).dense.down, units, {scratch.rows.data(), step_.rows()},
-                     scratch.out.data(), kSpanRows);
+            multiply(layer(tile).dense.down, units, scratch, step_.rows(), scratch.out.data(),
+                     kSpanRows);
             return keep(tile, kPartialDown, units, scratch.out.data());
         }
         std::fill_n(scratch.sum.begin(), step_.rows() * kSpanRows, 0.0f);
         // In ascending order of expert, which is the row's own order whoever is beside it.
         for (uint32_t slot = 0; slot < *routes.live; ++slot) {
             const uint32_t begin = routes.first[slot], count = routes.first[slot + 1] - begin;
-            const PackedMatrix& matrix = expert(tile, slot).down;
+            for (uint32_t i = 0; i < count; ++i) {
+                scratch.rows[i] = at.gated.row(routes.pair[begin + i]);
+                if (quantized) scratch.blocks[i] = at.gated_blocks.row(routes.pair[begin + i]);
+            }
+            multiply(expert(tile, slot).down, units, scratch, count, scratch.out.data(), kSpanRows);
             for (uint32_t i = 0; i < count; ++i) {
                 const uint32_t pair = routes.pair[begin + i];
-                scratch.rows[i] = at.gated.row(pair);
-                if (int8) scratch.int8_rows[i] = at.gated_int8.row(pair);
-            }
-            if (int8 && matrix.format == Format::mxfp4) {
-                kernels_.multiply_int8(matrix.unit(units.begin), units.count(), matrix.panels(),
-                                       {scratch.int8_rows.data(), count}, scratch.out.data(),
-                                       kSpanRows);
-            } else {
-                multiply(matrix, units, {scratch.rows.data(), count}, scratch.out.data(),
-                         kSpanRows);
-            }
-            for (uint32_t i = 0; i < count; ++i) {
-                const uint32_t pair = routes.pair[begin + i];
-                kernels_.add_weighted(scratch.out.data() + i * kSpanRows, routes.weight[pair],
-                                      units.count() * kUnitRows,
-                                      scratch.sum.data() + pair / per_token * kSpanRows);
+                kernels_.add_weighted(
+                    scratch.out.data() + i * kSpanRows, routes.weight[pair],
+                    units.count() * kUnitRows,
+                    scratch.sum.data() + pair / shape_.experts_per_token * kSpanRows);
             }
         }
         keep(tile, kPartialDown, units, scratch.sum.data());
@@ -458,7 +476,7 @@ void Executor::head(const Tile& tile, Scratch& scratch) {
     if (first >= step_.rows()) return;
     const uint32_t count = step_.rows() - first;
     for (uint32_t i = 0; i < count; ++i) scratch.rows[i] = at.normed.row(first + i);
-    multiply(weights_.ranks[tile.rank].head, {tile.begin, tile.end}, {scratch.rows.data(), count},
+    multiply(weights_.ranks[tile.rank].head, {tile.begin, tile.end}, scratch, count,
              at.logits.row(first) + tile.begin * kUnitRows, at.logits.row_bytes / sizeof(float));
 }
 

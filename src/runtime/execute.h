@@ -28,9 +28,9 @@ struct StepInput {
 struct Scratch {
     explicit Scratch(const PlanRequest& request);
 
-    std::vector<float> out, sum;    // rows * experts a token, kSpanUnits * 16
-    std::vector<const bf16*> rows;  // rows * experts a token
-    std::vector<const Int8Block*> int8_rows;
+    std::vector<float> out, sum;     // rows * experts a token, kSpanUnits * 16
+    std::vector<const float*> rows;  // rows * experts a token
+    std::vector<const std::byte*> blocks;
     std::vector<float> scores;                 // heads, kScoreStride
     std::vector<float> mixed, highest, total;  // heads: of attention in one chunk
 };
@@ -69,8 +69,8 @@ class Executor {
     };
     struct Buffers {
         View<float> residual, angles, partial[2], scores, parts, logits;
-        View<bf16> normed, query, mixed, gated;
-        View<Int8Block> normed_int8, gated_int8;
+        View<float> normed, query, mixed, gated;
+        View<std::byte> normed_blocks, gated_blocks;
         Routes routes;
     };
 
@@ -88,11 +88,14 @@ class Executor {
     void down(const Tile& tile, Scratch& scratch);
     void head(const Tile& tile, Scratch& scratch);
 
-    void multiply(const PackedMatrix& matrix, Span units, const Rows& rows, float* out,
-                  size_t stride) const {
-        kernels_.multiply(matrix.format, matrix.unit(units.begin), units.count(), matrix.panels(),
-                          rows, out, stride);
+    // Rows `scratch.rows` against units of a matrix; `scratch.blocks` where that is mxfp4.
+    void multiply(const PackedMatrix& matrix, Span units, const Scratch& scratch, uint32_t rows,
+                  float* out, size_t stride) const;
+    void quantize(const float* x, uint32_t count, const Tile& tile, std::byte* out) const;
+    Blocks blocks(const Tile& tile) const {
+        return is_moe(tile) ? program_.request.blocks : Blocks::none;
     }
+
     // A sublayer's sums for the columns of `units`, [rows, kSpanRows]: onto the stream, or into the
     // partial.
     void keep(const Tile& tile, uint32_t partial, Span units, const float* sums);

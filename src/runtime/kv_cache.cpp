@@ -29,4 +29,21 @@ KvCache::KvCache(const Shape& shape, uint32_t ranks, uint32_t context)
     }
 }
 
+void KvCache::fill_random(uint32_t length, uint64_t seed) {
+    uint64_t state = seed;
+    const auto fill = [&](std::byte* begin, uint64_t bytes) {
+        auto* const values = reinterpret_cast<bf16*>(begin);
+        for (uint64_t i = 0; i < bytes / sizeof(bf16); ++i) {
+            state = state * 6364136223846793005u + 1442695040888963407u;
+            values[i] = to_bf16(static_cast<float>(static_cast<int64_t>(state) >> 40) * 0x1p-24f);
+        }
+    };
+    for (uint32_t rank = 0; rank < pages_.size(); ++rank) {
+        fill(rings_[rank].data(), rings_[rank].bytes());
+        const uint32_t chunks = (length + kChunkKeys - 1) / kChunkKeys;
+        const uint64_t page_bytes = page_memory_[rank].bytes() / pages_[rank].size();
+        for (uint32_t chunk = 0; chunk < chunks; ++chunk) fill(pages_[rank][chunk], page_bytes);
+    }
+}
+
 }  // namespace tessera

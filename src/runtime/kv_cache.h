@@ -38,6 +38,9 @@ class KvCache {
                 place.ring};
     }
 
+    // Small seeded values for positions below `length`, for benchmarks: as if they had been read.
+    void fill_random(uint32_t length, uint64_t seed);
+
     uint32_t context() const { return context_; }
 
   private:

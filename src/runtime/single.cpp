@@ -11,42 +11,30 @@
 namespace tessera {
 namespace {
 
-constexpr int kPoison = 0xff;  // four of them are a NaN, two of them a bf16 NaN
+constexpr int kPoison = 0xff;  // four bytes of it are a NaN
 
-// Bytes of an element whose NaN is poison; 0 where bytes are no numbers, or not all of them.
-uint32_t element_bytes(Value value) {
+// Whether all of the value's written places are floats, so that a NaN there is poison.
+bool is_floats(Value value) {
     switch (value) {
         case Value::residual:
         case Value::angles:
-        case Value::partial:
-        case Value::scores:
-        case Value::logits:
-            return 4;
         case Value::normed:
         case Value::query:
         case Value::mixed:
-            return 2;
+        case Value::partial:
+        case Value::scores:
+        case Value::logits:
+            return true;
         // Which rows of `gated` and which chunks of `parts` are live is data.
-        case Value::normed_int8:
+        case Value::normed_blocks:
         case Value::cache:
         case Value::parts:
         case Value::routes:
         case Value::gated:
-        case Value::gated_int8:
-            return 0;
+        case Value::gated_blocks:
+            return false;
     }
-    return 0;
-}
-
-bool is_nan(const std::byte* at, uint32_t bytes) {
-    if (bytes == 2) {
-        bf16 half;
-        std::memcpy(&half, at, 2);
-        return std::isnan(to_float(half));
-    }
-    float value;
-    std::memcpy(&value, at, 4);
-    return std::isnan(value);
+    return false;
 }
 
 }  // namespace
@@ -61,12 +49,13 @@ std::optional<std::string> SingleMachine::poison_in(uint32_t tile, bool written,
                                                     uint32_t rows) const {
     for (const Access& access : accesses(program_, program_.tiles[tile])) {
         const Buffer& buffer = program_.buffers[access.buffer];
-        const uint32_t bytes = element_bytes(buffer.value);
-        if (access.write != written || bytes == 0) continue;
+        if (access.write != written || !is_floats(buffer.value)) continue;
         const std::byte* const data = executor_.bytes(buffer).data();
         for (uint32_t row = access.rows.begin; row < std::min(access.rows.end, rows); ++row) {
+            const auto* const values =
+                reinterpret_cast<const float*>(data + row * buffer.row_bytes);
             for (uint32_t column = access.columns.begin; column < access.columns.end; ++column) {
-                if (!is_nan(data + row * buffer.row_bytes + column * bytes, bytes)) continue;
+                if (!std::isnan(values[column])) continue;
                 return fmt::format("tile {} ({}, layer {}) {} poison: {} row {}, column {}", tile,
                                    op_name(program_.tiles[tile].op), program_.tiles[tile].layer,
                                    written ? "wrote" : "would read", value_name(buffer.value), row,

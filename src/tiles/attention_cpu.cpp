@@ -7,34 +7,37 @@ namespace {
 
 constexpr float kMasked = -3.0e38f;
 
-// scores[i] = scale * query . key(begin + i), where begin is `first` rounded down to a tile; masked
-// outside [first, last].
-void scores_of(const AttendTask& task, const bf16* query, float* scores) {
-    const uint32_t pairs = padded(task.head_dim, 2) / 2;
+// Heads that are computed together: one conversion of a key or a value serves them all.
+constexpr uint32_t kHeadsMax = 8;
+
+// scores[h * kScoreStride + i] = scale * query of head h . key(begin + i), where begin is `first`
+// rounded down to a tile; masked outside [first, last].
+template <uint32_t heads>
+void score(const AttendTask& task, const float* query, float* scores) {
+    const uint32_t dim = padded(task.head_dim, 2);
     const uint64_t tile_elements = key_tile_elements(task.head_dim);
     for (uint32_t begin = task.first / kUnitRows * kUnitRows; begin <= task.last;
          begin += kUnitRows, scores += kUnitRows) {
-        const bf16* const tile = task.keys + begin % task.ring / kUnitRows * tile_elements;
-        // Four sums side by side hide the latency of an addition; their order is fixed.
-        Floats sums[4] = {splat(0), splat(0), splat(0), splat(0)};
-        const auto step = [&](uint32_t pair, Floats& sum) {
-            const Words words =
-                load_words(reinterpret_cast<const std::byte*>(tile) + size_t{kGroupBytes} * pair);
-            sum = dot(sum, bf16_pairs(words), splat_pair(pair_at(query, pair)));
-        };
-        uint32_t pair = 0;
-        for (; pair + 4 <= pairs; pair += 4) {
-            step(pair, sums[0]);
-            step(pair + 1, sums[1]);
-            step(pair + 2, sums[2]);
-            step(pair + 3, sums[3]);
+        const auto* group = reinterpret_cast<const std::byte*>(
+            task.keys + begin % task.ring / kUnitRows * tile_elements);
+        Floats even[heads], odd[heads];
+#pragma GCC unroll 8
+        for (uint32_t h = 0; h < heads; ++h) even[h] = odd[h] = splat(0);
+        for (uint32_t d = 0; d < dim; d += 2, group += kGroupBytes) {
+            const Pairs key = bf16_pairs(load_words(group));
+#pragma GCC unroll 8
+            for (uint32_t h = 0; h < heads; ++h) {
+                even[h] = mul_add(key.low, splat(query[h * dim + d]), even[h]);
+                odd[h] = mul_add(key.high, splat(query[h * dim + d + 1]), odd[h]);
+            }
         }
-        for (; pair < pairs; ++pair) step(pair, sums[0]);
-        const Floats sum = add(add(sums[0], sums[1]), add(sums[2], sums[3]));
-        store(scores, mul(sum, splat(task.scale)));
-        if (begin >= task.first && begin + kUnitRows - 1 <= task.last) continue;
-        for (uint32_t lane = 0; lane < kUnitRows; ++lane) {
-            if (begin + lane < task.first || begin + lane > task.last) scores[lane] = kMasked;
+        const bool whole = begin >= task.first && begin + kUnitRows - 1 <= task.last;
+        for (uint32_t h = 0; h < heads; ++h) {
+            float* const out = scores + h * kScoreStride;
+            store(out, mul(add(even[h], odd[h]), splat(task.scale)));
+            for (uint32_t lane = 0; !whole && lane < kUnitRows; ++lane) {
+                if (begin + lane < task.first || begin + lane > task.last) out[lane] = kMasked;
+            }
         }
     }
 }
@@ -64,9 +67,6 @@ void softmax_part(float* p, uint32_t count, float& highest, float& total) {
     total = sum;
 }
 
-// Heads whose values are read together: one conversion of a value row serves them all.
-constexpr uint32_t kHeadsMax = 8;
-
 template <uint32_t heads>
 void mix(const AttendTask& task, const float* p, float* out) {
     const auto width = static_cast<uint32_t>(value_row_elements(task.v_head_dim));
@@ -92,6 +92,9 @@ void mix(const AttendTask& task, const float* p, float* out) {
     }
 }
 
+using Score = void (*)(const AttendTask&, const float*, float*);
+constexpr Score kScore[kHeadsMax] = {score<1>, score<2>, score<3>, score<4>,
+                                     score<5>, score<6>, score<7>, score<8>};
 using Mix = void (*)(const AttendTask&, const float*, float*);
 constexpr Mix kMix[kHeadsMax] = {mix<1>, mix<2>, mix<3>, mix<4>, mix<5>, mix<6>, mix<7>, mix<8>};
 
@@ -100,21 +103,20 @@ constexpr Mix kMix[kHeadsMax] = {mix<1>, mix<2>, mix<3>, mix<4>, mix<5>, mix<6>,
 void attend(const AttendTask& task) {
     const uint32_t dim = padded(task.head_dim, 2);
     const uint32_t span = padded(task.last + 1 - task.first / kUnitRows * kUnitRows, kUnitRows);
-    for (uint32_t h = 0; h < task.heads; ++h) {
-        float* const p = task.scratch + h * kScoreStride;
-        scores_of(task, task.query + size_t{h} * dim, p);
-        softmax_part(p, span, task.highest[h * task.number_stride],
-                     task.total[h * task.number_stride]);
-    }
-    for (uint32_t h = 0; h < task.heads; h += kHeadsMax) {
-        const uint32_t some = task.heads - h < kHeadsMax ? task.heads - h : kHeadsMax;
-        kMix[some - 1](task, task.scratch + h * kScoreStride, task.out + h * task.out_stride);
+    for (uint32_t head = 0; head < task.heads; head += kHeadsMax) {
+        const uint32_t some = task.heads - head < kHeadsMax ? task.heads - head : kHeadsMax;
+        float* const p = task.scratch + head * kScoreStride;
+        kScore[some - 1](task, task.query + size_t{head} * dim, p);
+        for (uint32_t h = 0; h < some; ++h)
+            softmax_part(p + h * kScoreStride, span, task.highest[(head + h) * task.number_stride],
+                         task.total[(head + h) * task.number_stride]);
+        kMix[some - 1](task, p, task.out + head * task.out_stride);
     }
 }
 
 void merge(const float* values, const float* highest, const float* total, uint32_t parts,
            size_t value_stride, size_t number_stride, const float* sink, uint32_t v_head_dim,
-           bf16* out) {
+           float* out) {
     float top = sink != nullptr ? *sink : kMasked;
     for (uint32_t i = 0; i < parts; ++i) {
         const float part = highest[i * number_stride];
@@ -133,13 +135,13 @@ void merge(const float* values, const float* highest, const float* total, uint32
             const float* part = values + i * value_stride + begin;
             for (uint32_t d = 0; d < count; ++d) mixed[d] += weight * part[d];
         }
-        for (uint32_t d = 0; d < count; ++d) out[begin + d] = to_bf16(mixed[d] * inverse);
+        for (uint32_t d = 0; d < count; ++d) out[begin + d] = round_bf16(mixed[d] * inverse);
     }
 }
 
 const Kernels kTable = {
-#if defined(__AVX512BF16__)
-    Isa::avx512_bf16,
+#if defined(__AVX512VNNI__)
+    Isa::avx512_vnni,
 #elif defined(__AVX512F__)
     Isa::avx512,
 #elif defined(__AVX2__)
@@ -147,7 +149,7 @@ const Kernels kTable = {
 #else
     Isa::portable,
 #endif
-    multiply,         multiply_int8, norm,   quantize, gate,
-    add_weighted,     add_residual,  attend, merge};
+    multiply,         multiply_int16, multiply_int8, norm, quantize_int16, quantize_int8, gate,
+    add_weighted,     add_residual,   attend,        merge};
 
 }  // namespace tessera::TESSERA_ISA

@@ -13,7 +13,7 @@ extern const Kernels kTable;
 namespace avx512 {
 extern const Kernels kTable;
 }
-namespace avx512_bf16 {
+namespace avx512_vnni {
 extern const Kernels kTable;
 }
 #endif
@@ -31,10 +31,9 @@ const Kernels* find_kernels(Isa isa) {
                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
                        ? &avx512::kTable
                        : nullptr;
-        case Isa::avx512_bf16:
-            return find_kernels(Isa::avx512) && __builtin_cpu_supports("avx512bf16") &&
-                           __builtin_cpu_supports("avx512vnni")
-                       ? &avx512_bf16::kTable
+        case Isa::avx512_vnni:
+            return find_kernels(Isa::avx512) && __builtin_cpu_supports("avx512vnni")
+                       ? &avx512_vnni::kTable
                        : nullptr;
 #endif
         default:
@@ -59,8 +58,8 @@ std::string_view isa_name(Isa isa) {
             return "avx2";
         case Isa::avx512:
             return "avx512";
-        case Isa::avx512_bf16:
-            return "avx512-bf16";
+        case Isa::avx512_vnni:
+            return "avx512-vnni";
     }
     return "";
 }

@@ -15,17 +15,14 @@
 
 namespace tessera {
 
-enum class Isa : uint8_t { portable, avx2, avx512, avx512_bf16 };
-inline constexpr Isa kIsas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
+enum class Isa : uint8_t { portable, avx2, avx512, avx512_vnni };
+inline constexpr Isa kIsas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512_vnni};
 
 // Rows of activations by address: gathered rows need not be neighbours. Each is padded with zeros
-// to whole panels.
+// to whole panels: floats for plain weights, blocks of 32 for mxfp4.
+template <typename T>
 struct Rows {
-    const bf16* const* at;
-    uint32_t count;
-};
-struct Int8Rows {
-    const Int8Block* const* at;  // columns / 32 blocks a row
+    const T* const* at;
     uint32_t count;
 };
 
@@ -44,7 +41,7 @@ inline constexpr uint32_t kChunkKeys = 512;
 
 // Attention of `heads` query heads that share a kv head, for one row, over one chunk of its keys.
 struct AttendTask {
-    const bf16* query;  // heads, head_dim (padded to 2)
+    const float* query;  // heads, head_dim (padded to 2)
     uint32_t heads;
     uint32_t head_dim;
     uint32_t v_head_dim;
@@ -70,22 +67,25 @@ struct Kernels {
 
     // out[row * stride + r] = the dot product of packed output row r with activations `row`:
     // `units` units from `weights`, each of `panels` panels; 32 columns at a time in ascending
-    // order, each block's sum times its scale added to the row's.
+    // order, each block's sum times its scale added to the row's. Not for mxfp4.
     void (*multiply)(Format format, const std::byte* weights, uint32_t units, uint32_t panels,
-                     const Rows& rows, float* out, size_t stride);
+                     const Rows<float>& rows, float* out, size_t stride);
 
-    // The same for mxfp4 weights and int8 activations: exact within a block.
+    // The same for mxfp4 weights and blocks of integers: a block's sum is exact.
+    void (*multiply_int16)(const std::byte* weights, uint32_t units, uint32_t panels,
+                           const Rows<Int16Block>& rows, float* out, size_t stride);
     void (*multiply_int8)(const std::byte* weights, uint32_t units, uint32_t panels,
-                          const Int8Rows& rows, float* out, size_t stride);
+                          const Rows<Int8Block>& rows, float* out, size_t stride);
 
-    // One row: out[width] = bf16(bf16(x / rms(x)) * gain).
-    void (*norm)(const float* x, const float* gain, uint32_t width, float epsilon, bf16* out);
+    // One row: out[width] = bf16(bf16(x / rms(x)) * gain), as floats.
+    void (*norm)(const float* x, const float* gain, uint32_t width, float epsilon, float* out);
 
-    // One row of `blocks` blocks of 32: codes = round(x / scale), scale = largest / 127.
-    void (*quantize)(const bf16* x, uint32_t blocks, Int8Block* out);
+    // One row of `blocks` blocks of 32: codes = round(x / scale), the largest being 32767 or 127.
+    void (*quantize_int16)(const float* x, uint32_t blocks, Int16Block* out);
+    void (*quantize_int8)(const float* x, uint32_t blocks, Int8Block* out);
 
-    // out[count] = bf16(silu(bf16(gate)) * bf16(up)).
-    void (*gate)(const float* gate, const float* up, uint32_t count, bf16* out);
+    // out[count] = bf16(silu(bf16(gate)) * bf16(up)), as floats.
+    void (*gate)(const float* gate, const float* up, uint32_t count, float* out);
 
     // sum[count] += weight * x.
     void (*add_weighted)(const float* x, float weight, uint32_t count, float* sum);
@@ -95,11 +95,12 @@ struct Kernels {
 
     void (*attend)(const AttendTask& task);
 
-    // One head's parts, in order, become its output: out[v_head_dim] = bf16(sum / total). `sink` is
-    // one more logit without a value, or null. part `i` is at values + i * stride.
+    // One head's parts, in order, become its output: out[v_head_dim] = bf16(sum / total), as
+    // floats. `sink` is one more logit without a value, or null. part `i` is at values + i *
+    // stride.
     void (*merge)(const float* values, const float* highest, const float* total, uint32_t parts,
                   size_t value_stride, size_t number_stride, const float* sink, uint32_t v_head_dim,
-                  bf16* out);
+                  float* out);
 };
 
 // The kernels of an instruction set; null if this processor or this build lacks it.

@@ -17,8 +17,11 @@ struct Ints {
 struct Pairs {
     Floats low, high;
 };
-struct PairSplat {
-    __m256 low, high;
+struct Halves {
+    __m256i v[2];
+};
+struct Bytes {
+    __m256i v[2];
 };
 
 inline Floats splat(float x) {
@@ -53,37 +56,6 @@ inline __m256 bf16_half(const bf16* from) {
 }
 inline Floats load_bf16(const bf16* from) {
     return {{bf16_half(from), bf16_half(from + 8)}};
-}
-
-inline PairSplat splat_pair(uint32_t bits) {
-    const __m256i both = _mm256_set1_epi32(static_cast<int>(bits));
-    return {_mm256_castsi256_ps(_mm256_slli_epi32(both, 16)),
-            _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(-0x10000)))};
-}
-inline Floats dot(Floats sum, Pairs w, PairSplat a) {
-    for (int half = 0; half < 2; ++half) {
-        sum.v[half] = _mm256_fmadd_ps(w.low.v[half], a.low, sum.v[half]);
-        sum.v[half] = _mm256_fmadd_ps(w.high.v[half], a.high, sum.v[half]);
-    }
-    return sum;
-}
-
-// The look-up of magnitudes takes three bits of a lane; the fourth is the sign.
-inline Floats e2m1_at(Words words, int shift) {
-    const __m256 table = _mm256_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f);
-    const __m256i top = _mm256_set1_epi32(INT32_MIN);
-    Floats out;
-    for (int half = 0; half < 2; ++half) {
-        const __m256i code = _mm256_srli_epi32(words.v[half], shift);
-        const __m256i sign = _mm256_and_si256(_mm256_slli_epi32(words.v[half], 28 - shift), top);
-        out.v[half] =
-            _mm256_xor_ps(_mm256_permutevar8x32_ps(table, code), _mm256_castsi256_ps(sign));
-    }
-    return out;
-}
-template <uint32_t step>
-Pairs e2m1_pairs(Words words) {
-    return {e2m1_at(words, 4 * step), e2m1_at(words, 16 + 4 * step)};
 }
 
 inline Floats e4m3_at(Words words, int shift) {
@@ -130,23 +102,49 @@ inline Floats e8m0_scales(const std::byte* from) {
     return out;
 }
 
-// ------------------------------------------------------------------ int8
+// ------------------------------------------------------------------ integers
 
 inline Ints splat_int(int32_t x) {
     return {{_mm256_set1_epi32(x), _mm256_set1_epi32(x)}};
 }
-template <bool high>
-Words e2m1_offset(Words words) {
+
+// 2 * e2m1 + 12 of the code in each byte.
+inline __m256i e2m1_offset(__m256i codes) {
     const __m256i table = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-    Words out;
+    return _mm256_shuffle_epi8(table, codes);
+}
+
+template <uint32_t step>
+Halves e2m1_halves(Words words) {
+    Halves out;
     for (int half = 0; half < 2; ++half) {
-        const __m256i nibbles = high ? _mm256_srli_epi16(words.v[half], 4) : words.v[half];
-        out.v[half] = _mm256_shuffle_epi8(table, _mm256_and_si256(nibbles, _mm256_set1_epi8(15)));
+        const __m256i code =
+            _mm256_and_si256(_mm256_srli_epi16(words.v[half], 4 * step), _mm256_set1_epi16(15));
+        // The upper byte of a half looks up code 0, which is 12 as well.
+        out.v[half] = _mm256_sub_epi16(e2m1_offset(code), _mm256_set1_epi16(12 * 256 + 12));
     }
     return out;
 }
-inline Ints dot4(Ints sum, Words w, const int8_t* a) {
+inline Ints dot2(Ints sum, Halves w, const int16_t* a) {
+    int32_t two;
+    std::memcpy(&two, a, 4);
+    const __m256i splat = _mm256_set1_epi32(two);
+    for (int half = 0; half < 2; ++half)
+        sum.v[half] = _mm256_add_epi32(sum.v[half], _mm256_madd_epi16(w.v[half], splat));
+    return sum;
+}
+
+template <bool high>
+Bytes e2m1_bytes(Words words) {
+    Bytes out;
+    for (int half = 0; half < 2; ++half) {
+        const __m256i nibbles = high ? _mm256_srli_epi16(words.v[half], 4) : words.v[half];
+        out.v[half] = e2m1_offset(_mm256_and_si256(nibbles, _mm256_set1_epi8(15)));
+    }
+    return out;
+}
+inline Ints dot4(Ints sum, Bytes w, const int8_t* a) {
     int32_t four;
     std::memcpy(&four, a, 4);
     const __m256i splat = _mm256_set1_epi32(four);

@@ -1,5 +1,5 @@
-// Lanes on AVX-512: one register. With the bf16 and VNNI extensions a column pair, or four int8
-// columns, is one instruction. Included by lanes.h only.
+// Lanes on AVX-512: one register. With VNNI two 16-bit columns, or four 8-bit ones, are one
+// instruction. Included by lanes.h only.
 #pragma once
 
 #include <immintrin.h>
@@ -13,6 +13,15 @@ struct Words {
     __m512i v;
 };
 struct Ints {
+    __m512i v;
+};
+struct Pairs {
+    Floats low, high;
+};
+struct Halves {
+    __m512i v;
+};
+struct Bytes {
     __m512i v;
 };
 
@@ -53,38 +62,14 @@ inline Floats e8m0_scales(const std::byte* from) {
     return {_mm512_castsi512_ps(_mm512_mask_mov_epi32(bits, zero, _mm512_set1_epi32(1 << 22)))};
 }
 
-#if defined(__AVX512BF16__)
-
-struct Pairs {
-    __m512bh v;
-};
-struct PairSplat {
-    __m512bh v;
-};
-
-inline PairSplat splat_pair(uint32_t bits) {
-    return {(__m512bh)_mm512_set1_epi32(static_cast<int>(bits))};
-}
-inline Floats dot(Floats sum, Pairs w, PairSplat a) {
-    return {_mm512_dpbf16_ps(sum.v, w.v, a.v)};
+// The two bf16 halves of each lane.
+inline Pairs bf16_pairs(Words words) {
+    return {{_mm512_castsi512_ps(_mm512_slli_epi32(words.v, 16))},
+            {_mm512_castsi512_ps(_mm512_and_si512(words.v, _mm512_set1_epi32(-0x10000)))}};
 }
 
-// The 16 values of e2m1 as bf16, twice: the look-up takes five bits of a lane, of which the fifth
-// belongs to the next column.
-inline __m512i e2m1_table() {
-    return _mm512_broadcast_i64x4(_mm256_setr_epi16(
-        0x0000, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, static_cast<short>(0x8000),
-        static_cast<short>(0xbf00), static_cast<short>(0xbf80), static_cast<short>(0xbfc0),
-        static_cast<short>(0xc000), static_cast<short>(0xc040), static_cast<short>(0xc080),
-        static_cast<short>(0xc0c0)));
-}
-template <uint32_t step>
-Pairs e2m1_pairs(Words words) {
-    return {(__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(words.v, 4 * step), e2m1_table())};
-}
-
-// A code's exponent and mantissa move to bf16's places and the bias is added; a subnormal, which
-// the dot product would flush, is looked up: m * 2^-9.
+// As bf16 first, two columns at once: a code's exponent and mantissa move to bf16's places and the
+// bias is added; a subnormal is looked up: m * 2^-9.
 template <uint32_t step>
 Pairs e4m3_pairs(Words words) {
     const __m512i code = step == 0 ? _mm512_slli_epi16(words.v, 8) : words.v;
@@ -96,78 +81,43 @@ Pairs e4m3_pairs(Words words) {
     const __m512i normal = _mm512_add_epi16(magnitude, _mm512_set1_epi16(120 << 7));
     const __m512i value =
         _mm512_mask_permutexvar_epi16(normal, small, _mm512_srli_epi16(magnitude, 4), subnormals);
-    // sign of `code`, the rest of `value`
-    return {(__m512bh)_mm512_ternarylogic_epi32(value, code, _mm512_set1_epi16(-0x8000), 0xf8)};
-}
-inline Pairs bf16_pairs(Words words) {
-    return {(__m512bh)words.v};
+    // value | (code & sign)
+    return bf16_pairs({_mm512_ternarylogic_epi32(value, code, _mm512_set1_epi16(-0x8000), 0xf8)});
 }
 
-#else
-
-struct Pairs {
-    Floats low, high;
-};
-struct PairSplat {
-    Floats low, high;
-};
-
-inline PairSplat splat_pair(uint32_t bits) {
-    const __m512i both = _mm512_set1_epi32(static_cast<int>(bits));
-    return {{_mm512_castsi512_ps(_mm512_slli_epi32(both, 16))},
-            {_mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(-0x10000)))}};
-}
-inline Floats dot(Floats sum, Pairs w, PairSplat a) {
-    return mul_add(w.high, a.high, mul_add(w.low, a.low, sum));
-}
-
-// The look-up takes four bits of a lane; what stands above them does not matter.
-inline Floats e2m1_at(Words words, uint32_t shift) {
-    const __m512 table = _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f,
-                                        -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f);
-    return {_mm512_permutexvar_ps(_mm512_srli_epi32(words.v, shift), table)};
-}
-template <uint32_t step>
-Pairs e2m1_pairs(Words words) {
-    return {e2m1_at(words, 4 * step), e2m1_at(words, 16 + 4 * step)};
-}
-
-inline Floats e4m3_at(Words words, uint32_t shift) {
-    const __m512i code = _mm512_slli_epi32(words.v, 24 - shift);  // the byte on top
-    const __m512i magnitude =
-        _mm512_srli_epi32(_mm512_and_si512(code, _mm512_set1_epi32(0x7f000000)), 4);
-    const __m512i normal = _mm512_add_epi32(magnitude, _mm512_set1_epi32(120 << 23));
-    const __mmask16 small = _mm512_cmplt_epu32_mask(magnitude, _mm512_set1_epi32(1 << 23));
-    const __m512 subnormal = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srli_epi32(magnitude, 20)),
-                                           _mm512_set1_ps(0x1p-9f));
-    const __m512i value = _mm512_mask_mov_epi32(normal, small, _mm512_castps_si512(subnormal));
-    const __m512i sign = _mm512_and_si512(code, _mm512_set1_epi32(INT32_MIN));
-    return {_mm512_castsi512_ps(_mm512_or_si512(value, sign))};
-}
-template <uint32_t step>
-Pairs e4m3_pairs(Words words) {
-    return {e4m3_at(words, 8 * step), e4m3_at(words, 16 + 8 * step)};
-}
-inline Pairs bf16_pairs(Words words) {
-    return {{_mm512_castsi512_ps(_mm512_slli_epi32(words.v, 16))},
-            {_mm512_castsi512_ps(_mm512_and_si512(words.v, _mm512_set1_epi32(-0x10000)))}};
-}
-
-#endif
-
-// ------------------------------------------------------------------ int8
+// ------------------------------------------------------------------ integers
 
 inline Ints splat_int(int32_t x) {
     return {_mm512_set1_epi32(x)};
 }
+
+// The table stands twice: the look-up takes five bits of a half, of which the fifth belongs to the
+// next column.
+template <uint32_t step>
+Halves e2m1_halves(Words words) {
+    const __m512i table = _mm512_broadcast_i64x4(
+        _mm256_setr_epi16(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+    return {_mm512_permutexvar_epi16(_mm512_srli_epi16(words.v, 4 * step), table)};
+}
+inline Ints dot2(Ints sum, Halves w, const int16_t* a) {
+    int32_t two;
+    std::memcpy(&two, a, 4);
+    const __m512i splat = _mm512_set1_epi32(two);
+#if defined(__AVX512VNNI__)
+    return {_mm512_dpwssd_epi32(sum.v, w.v, splat)};
+#else
+    return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(w.v, splat))};
+#endif
+}
+
 template <bool high>
-Words e2m1_offset(Words words) {
+Bytes e2m1_bytes(Words words) {
     const __m512i table = _mm512_broadcast_i32x4(
         _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
     const __m512i nibbles = high ? _mm512_srli_epi16(words.v, 4) : words.v;
     return {_mm512_shuffle_epi8(table, _mm512_and_si512(nibbles, _mm512_set1_epi8(15)))};
 }
-inline Ints dot4(Ints sum, Words w, const int8_t* a) {
+inline Ints dot4(Ints sum, Bytes w, const int8_t* a) {
     int32_t four;
     std::memcpy(&four, a, 4);
     const __m512i splat = _mm512_set1_epi32(four);

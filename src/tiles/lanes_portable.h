@@ -17,8 +17,11 @@ struct Ints {
 struct Pairs {
     Floats low, high;
 };
-struct PairSplat {
-    float low, high;
+struct Halves {
+    int16_t low[kLanes], high[kLanes];
+};
+struct Bytes {
+    uint8_t v[kLanes][4];
 };
 
 template <typename Lane>
@@ -61,19 +64,15 @@ inline Floats load_bf16(const bf16* from) {
     return each([=](uint32_t i) { return to_float(from[i]); });
 }
 
-inline PairSplat splat_pair(uint32_t bits) {
-    return {to_float(bf16{static_cast<uint16_t>(bits)}),
-            to_float(bf16{static_cast<uint16_t>(bits >> 16)})};
-}
-inline Floats dot(const Floats& sum, const Pairs& w, PairSplat a) {
-    return each([&](uint32_t i) { return sum.v[i] + w.low.v[i] * a.low + w.high.v[i] * a.high; });
-}
-
 // Columns 2 * step and 2 * step + 1 of a group.
 template <uint32_t step>
-Pairs e2m1_pairs(const Words& words) {
-    return {each([&](uint32_t i) { return kE2m1[words.v[i] >> (4 * step) & 15]; }),
-            each([&](uint32_t i) { return kE2m1[words.v[i] >> (16 + 4 * step) & 15]; })};
+Halves e2m1_halves(const Words& words) {
+    Halves out;
+    for (uint32_t i = 0; i < kLanes; ++i) {
+        out.low[i] = static_cast<int16_t>(2 * kE2m1[words.v[i] >> (4 * step) & 15]);
+        out.high[i] = static_cast<int16_t>(2 * kE2m1[words.v[i] >> (16 + 4 * step) & 15]);
+    }
+    return out;
 }
 template <uint32_t step>
 Pairs e4m3_pairs(const Words& words) {
@@ -92,34 +91,36 @@ inline Floats e8m0_scales(const std::byte* from) {
     return each([=](uint32_t i) { return e8m0_to_float(static_cast<uint8_t>(from[i])); });
 }
 
-// ------------------------------------------------------------------ int8
+// ------------------------------------------------------------------ integers
 
 inline Ints splat_int(int32_t x) {
     Ints out;
     for (int32_t& lane : out.v) lane = x;
     return out;
 }
-// The four low, or high, nibbles of a group's lanes as 2 * e2m1 + 12, which fits an unsigned byte.
+// sum + the products of two 16-bit integers with two activations.
+inline Ints dot2(const Ints& sum, const Halves& w, const int16_t* a) {
+    Ints out;
+    for (uint32_t i = 0; i < kLanes; ++i) out.v[i] = sum.v[i] + w.low[i] * a[0] + w.high[i] * a[1];
+    return out;
+}
+// The four low, or high, nibbles of a group's lanes.
 template <bool high>
-Words e2m1_offset(const Words& words) {
-    Words out;
+Bytes e2m1_bytes(const Words& words) {
+    Bytes out;
     for (uint32_t i = 0; i < kLanes; ++i) {
-        out.v[i] = 0;
         for (uint32_t byte = 0; byte < 4; ++byte) {
             const uint32_t code = words.v[i] >> (8 * byte + (high ? 4 : 0)) & 15;
-            out.v[i] |= static_cast<uint32_t>(static_cast<int32_t>(2 * kE2m1[code]) + 12)
-                        << (8 * byte);
+            out.v[i][byte] = static_cast<uint8_t>(2 * kE2m1[code] + 12);
         }
     }
     return out;
 }
-// sum + the products of four unsigned bytes with four signed ones.
-inline Ints dot4(const Ints& sum, const Words& w, const int8_t* a) {
+// sum + the products of four unsigned bytes with four activations.
+inline Ints dot4(const Ints& sum, const Bytes& w, const int8_t* a) {
     Ints out = sum;
-    for (uint32_t i = 0; i < kLanes; ++i) {
-        for (uint32_t byte = 0; byte < 4; ++byte)
-            out.v[i] += static_cast<int32_t>(w.v[i] >> (8 * byte) & 255) * a[byte];
-    }
+    for (uint32_t i = 0; i < kLanes; ++i)
+        for (uint32_t byte = 0; byte < 4; ++byte) out.v[i] += w.v[i][byte] * a[byte];
     return out;
 }
 inline Floats to_floats(const Ints& x) {

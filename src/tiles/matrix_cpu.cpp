@@ -10,40 +10,39 @@ namespace {
 constexpr uint32_t kRowsMax = 8;
 constexpr uint32_t kBlocks = kPanelColumns / kMxBlock;
 
-template <uint32_t count, uint32_t step>
-inline void dot_rows(Pairs w, const bf16* const* rows, size_t pair, Floats* part) {
+// ------------------------------------------------------------------ floats
+
+template <uint32_t count>
+inline void multiply_pairs(const Pairs& w, const float* const* rows, size_t column, Floats* part) {
 #pragma GCC unroll 8
-    for (uint32_t row = 0; row < count; ++row) {
-        part[row] = dot(part[row], w, splat_pair(pair_at(rows[row], pair + step)));
-    }
+    for (uint32_t row = 0; row < count; ++row)
+        part[row] = mul_add(w.low, splat(rows[row][column]), part[row]);
+#pragma GCC unroll 8
+    for (uint32_t row = 0; row < count; ++row)
+        part[row] = mul_add(w.high, splat(rows[row][column + 1]), part[row]);
 }
 
 // One group into `part`; `column` is its first.
 template <Format format, uint32_t count>
-inline void group(const std::byte* at, const bf16* const* rows, size_t column, Floats* part) {
+inline void multiply_group(const std::byte* at, const float* const* rows, size_t column,
+                           Floats* part) {
     const Words words = load_words(at);
-    if constexpr (format == Format::mxfp4) {
-        dot_rows<count, 0>(e2m1_pairs<0>(words), rows, column / 2, part);
-        dot_rows<count, 1>(e2m1_pairs<1>(words), rows, column / 2, part);
-        dot_rows<count, 2>(e2m1_pairs<2>(words), rows, column / 2, part);
-        dot_rows<count, 3>(e2m1_pairs<3>(words), rows, column / 2, part);
-    } else if constexpr (format == Format::fp8) {
-        dot_rows<count, 0>(e4m3_pairs<0>(words), rows, column / 2, part);
-        dot_rows<count, 1>(e4m3_pairs<1>(words), rows, column / 2, part);
+    if constexpr (format == Format::fp8) {
+        multiply_pairs<count>(e4m3_pairs<0>(words), rows, column, part);
+        multiply_pairs<count>(e4m3_pairs<1>(words), rows, column + 2, part);
     } else if constexpr (format == Format::bf16) {
-        dot_rows<count, 0>(bf16_pairs(words), rows, column / 2, part);
+        multiply_pairs<count>(bf16_pairs(words), rows, column, part);
     } else {
 #pragma GCC unroll 8
-        for (uint32_t row = 0; row < count; ++row) {
-            part[row] = mul_add(as_floats(words), splat(to_float(rows[row][column])), part[row]);
-        }
+        for (uint32_t row = 0; row < count; ++row)
+            part[row] = mul_add(as_floats(words), splat(rows[row][column]), part[row]);
     }
 }
 
 template <Format format, uint32_t count>
-void unit(const std::byte* weights, uint32_t panels, const bf16* const* rows, float* out,
-          size_t stride) {
-    constexpr uint32_t kGroups = kMxBlock / group_columns(format);  // in a block
+void unit_floats(const std::byte* weights, uint32_t panels, const float* const* rows, float* out,
+                 size_t stride) {
+    constexpr uint32_t kGroups = kMxBlock / group_columns(format);  // in 32 columns
     Floats sum[count];
 #pragma GCC unroll 8
     for (uint32_t row = 0; row < count; ++row) sum[row] = splat(0);
@@ -55,17 +54,14 @@ void unit(const std::byte* weights, uint32_t panels, const bf16* const* rows, fl
             for (uint32_t row = 0; row < count; ++row) part[row] = splat(0);
 #pragma GCC unroll 4
             for (uint32_t i = 0; i < kGroups; ++i) {
-                group<format, count>(at, rows, column, part);
+                multiply_group<format, count>(at, rows, column, part);
                 at += kGroupBytes;
                 column += group_columns(format);
             }
-            Floats scale{};
-            if constexpr (format == Format::mxfp4) scale = e8m0_scales(weights + 16 * block);
-            if constexpr (format == Format::fp8) scale = as_floats(load_words(weights));
 #pragma GCC unroll 8
             for (uint32_t row = 0; row < count; ++row) {
-                if constexpr (panel_scale_bytes(format) > 0) {
-                    sum[row] = mul_add(part[row], scale, sum[row]);
+                if constexpr (format == Format::fp8) {
+                    sum[row] = mul_add(part[row], as_floats(load_words(weights)), sum[row]);
                 } else {
                     sum[row] = add(part[row], sum[row]);
                 }
@@ -77,9 +73,43 @@ void unit(const std::byte* weights, uint32_t panels, const bf16* const* rows, fl
     for (uint32_t row = 0; row < count; ++row) store(out + row * stride, sum[row]);
 }
 
+// ------------------------------------------------------------------ mxfp4 and integers
+
+// One group of 8 columns, the `i`-th of its block.
 template <uint32_t count>
-void unit_int8(const std::byte* weights, uint32_t panels, const Int8Block* const* rows, float* out,
-               size_t stride) {
+inline void multiply_group(const Words& words, uint32_t i, const Int16Block* const* rows,
+                           size_t block, Ints* part) {
+    const Halves w[4] = {e2m1_halves<0>(words), e2m1_halves<1>(words), e2m1_halves<2>(words),
+                         e2m1_halves<3>(words)};
+#pragma GCC unroll 4
+    for (uint32_t step = 0; step < 4; ++step) {
+#pragma GCC unroll 8
+        for (uint32_t row = 0; row < count; ++row)
+            part[row] = dot2(part[row], w[step], rows[row][block].codes + 8 * i + 2 * step);
+    }
+}
+
+template <uint32_t count>
+inline void multiply_group(const Words& words, uint32_t i, const Int8Block* const* rows,
+                           size_t block, Ints* part) {
+    const Bytes low = e2m1_bytes<false>(words), high = e2m1_bytes<true>(words);
+#pragma GCC unroll 8
+    for (uint32_t row = 0; row < count; ++row) {
+        const int8_t* const codes = rows[row][block].codes + 8 * i;
+        part[row] = dot4(dot4(part[row], low, codes), high, codes + 4);
+    }
+}
+
+inline Ints beginning(const Int16Block&) {
+    return splat_int(0);
+}
+inline Ints beginning(const Int8Block& block) {
+    return splat_int(block.balance);
+}
+
+template <typename Block, uint32_t count>
+void unit_blocks(const std::byte* weights, uint32_t panels, const Block* const* rows, float* out,
+                 size_t stride) {
     constexpr uint32_t kGroups = kMxBlock / group_columns(Format::mxfp4);
     Floats sum[count];
 #pragma GCC unroll 8
@@ -89,19 +119,11 @@ void unit_int8(const std::byte* weights, uint32_t panels, const Int8Block* const
         for (uint32_t block = 0; block < kBlocks; ++block, ++index) {
             Ints part[count];
 #pragma GCC unroll 8
-            for (uint32_t row = 0; row < count; ++row)
-                part[row] = splat_int(rows[row][index].balance);
+            for (uint32_t row = 0; row < count; ++row) part[row] = beginning(rows[row][index]);
 #pragma GCC unroll 4
-            for (uint32_t i = 0; i < kGroups; ++i, at += kGroupBytes) {
-                const Words words = load_words(at);
-                const Words low = e2m1_offset<false>(words), high = e2m1_offset<true>(words);
-#pragma GCC unroll 8
-                for (uint32_t row = 0; row < count; ++row) {
-                    const int8_t* codes = rows[row][index].codes + 8 * i;
-                    part[row] = dot4(dot4(part[row], low, codes), high, codes + 4);
-                }
-            }
-            const Floats scale = e8m0_scales(weights + 16 * block);
+            for (uint32_t i = 0; i < kGroups; ++i, at += kGroupBytes)
+                multiply_group<count>(load_words(at), i, rows, index, part);
+            const Floats scale = e8m0_scales(weights + kUnitRows * block);
 #pragma GCC unroll 8
             for (uint32_t row = 0; row < count; ++row) {
                 sum[row] = mul_add(to_floats(part[row]), mul(scale, splat(rows[row][index].scale)),
@@ -114,25 +136,29 @@ void unit_int8(const std::byte* weights, uint32_t panels, const Int8Block* const
     for (uint32_t row = 0; row < count; ++row) store(out + row * stride, sum[row]);
 }
 
-using Unit = void (*)(const std::byte*, uint32_t, const bf16* const*, float*, size_t);
-using Int8Unit = void (*)(const std::byte*, uint32_t, const Int8Block* const*, float*, size_t);
+// ------------------------------------------------------------------ many rows
+
+template <typename T>
+using Unit = void (*)(const std::byte*, uint32_t, const T* const*, float*, size_t);
 
 template <Format format>
-constexpr Unit kUnits[kRowsMax] = {unit<format, 1>, unit<format, 2>, unit<format, 3>,
-                                   unit<format, 4>, unit<format, 5>, unit<format, 6>,
-                                   unit<format, 7>, unit<format, 8>};
-constexpr Int8Unit kInt8Units[kRowsMax] = {unit_int8<1>, unit_int8<2>, unit_int8<3>, unit_int8<4>,
-                                           unit_int8<5>, unit_int8<6>, unit_int8<7>, unit_int8<8>};
+constexpr Unit<float> kFloats[kRowsMax] = {
+    unit_floats<format, 1>, unit_floats<format, 2>, unit_floats<format, 3>, unit_floats<format, 4>,
+    unit_floats<format, 5>, unit_floats<format, 6>, unit_floats<format, 7>, unit_floats<format, 8>};
+template <typename Block>
+constexpr Unit<Block> kBlockUnits[kRowsMax] = {
+    unit_blocks<Block, 1>, unit_blocks<Block, 2>, unit_blocks<Block, 3>, unit_blocks<Block, 4>,
+    unit_blocks<Block, 5>, unit_blocks<Block, 6>, unit_blocks<Block, 7>, unit_blocks<Block, 8>};
 
 // A unit stays in the first cache while groups of rows pass over it.
-template <typename Kernel, typename Row>
-void over_rows(const Kernel* kernels, const std::byte* weights, uint32_t units, uint32_t panels,
-               uint64_t unit_bytes, const Row* const* rows, uint32_t count, float* out,
-               size_t stride) {
+template <typename T>
+void over_rows(const Unit<T>* kernels, Format format, const std::byte* weights, uint32_t units,
+               uint32_t panels, const Rows<T>& rows, float* out, size_t stride) {
+    const uint64_t unit_bytes = uint64_t{panels} * panel_bytes(format);
     for (uint32_t u = 0; u < units; ++u, weights += unit_bytes, out += kUnitRows) {
-        for (uint32_t row = 0; row < count; row += kRowsMax) {
-            const uint32_t some = count - row < kRowsMax ? count - row : kRowsMax;
-            kernels[some - 1](weights, panels, rows + row, out + row * stride, stride);
+        for (uint32_t row = 0; row < rows.count; row += kRowsMax) {
+            const uint32_t some = rows.count - row < kRowsMax ? rows.count - row : kRowsMax;
+            kernels[some - 1](weights, panels, rows.at + row, out + row * stride, stride);
         }
     }
 }
@@ -140,30 +166,21 @@ void over_rows(const Kernel* kernels, const std::byte* weights, uint32_t units, 
 }  // namespace
 
 void multiply(Format format, const std::byte* weights, uint32_t units, uint32_t panels,
-              const Rows& rows, float* out, size_t stride) {
-    const Unit* kernels = nullptr;
-    switch (format) {
-        case Format::mxfp4:
-            kernels = kUnits<Format::mxfp4>;
-            break;
-        case Format::fp8:
-            kernels = kUnits<Format::fp8>;
-            break;
-        case Format::bf16:
-            kernels = kUnits<Format::bf16>;
-            break;
-        case Format::f32:
-            kernels = kUnits<Format::f32>;
-            break;
-    }
-    over_rows(kernels, weights, units, panels, uint64_t{panels} * panel_bytes(format), rows.at,
-              rows.count, out, stride);
+              const Rows<float>& rows, float* out, size_t stride) {
+    const Unit<float>* const kernels = format == Format::fp8    ? kFloats<Format::fp8>
+                                       : format == Format::bf16 ? kFloats<Format::bf16>
+                                                                : kFloats<Format::f32>;
+    over_rows(kernels, format, weights, units, panels, rows, out, stride);
 }
 
-void multiply_int8(const std::byte* weights, uint32_t units, uint32_t panels, const Int8Rows& rows,
-                   float* out, size_t stride) {
-    over_rows(kInt8Units, weights, units, panels, uint64_t{panels} * panel_bytes(Format::mxfp4),
-              rows.at, rows.count, out, stride);
+void multiply_int16(const std::byte* weights, uint32_t units, uint32_t panels,
+                    const Rows<Int16Block>& rows, float* out, size_t stride) {
+    over_rows(kBlockUnits<Int16Block>, Format::mxfp4, weights, units, panels, rows, out, stride);
+}
+
+void multiply_int8(const std::byte* weights, uint32_t units, uint32_t panels,
+                   const Rows<Int8Block>& rows, float* out, size_t stride) {
+    over_rows(kBlockUnits<Int8Block>, Format::mxfp4, weights, units, panels, rows, out, stride);
 }
 
 }  // namespace tessera::TESSERA_ISA

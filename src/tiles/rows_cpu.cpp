@@ -13,9 +13,19 @@ float rounded(float x) {
     return (x + kRound) - kRound;
 }
 
+// Of a block's magnitudes.
+float largest_of(const float* x) {
+    float largest = 0;
+    for (uint32_t i = 0; i < kMxBlock; ++i) {
+        const float magnitude = __builtin_fabsf(x[i]);
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    return largest;
+}
+
 }  // namespace
 
-void norm(const float* x, const float* gain, uint32_t width, float epsilon, bf16* out) {
+void norm(const float* x, const float* gain, uint32_t width, float epsilon, float* out) {
     float lanes[kUnitRows] = {};
     uint32_t i = 0;
     for (; i + kUnitRows <= width; i += kUnitRows) {
@@ -25,35 +35,41 @@ void norm(const float* x, const float* gain, uint32_t width, float epsilon, bf16
     for (; i < width; ++i) sum += x[i] * x[i];
     for (const float lane : lanes) sum += lane;
     const float inverse = 1.0f / square_root(sum / static_cast<float>(width) + epsilon);
-    for (i = 0; i < width; ++i) out[i] = to_bf16(round_bf16(x[i] * inverse) * gain[i]);
+    for (i = 0; i < width; ++i) out[i] = round_bf16(round_bf16(x[i] * inverse) * gain[i]);
 }
 
-void quantize(const bf16* x, uint32_t blocks, Int8Block* out) {
+void quantize_int16(const float* x, uint32_t blocks, Int16Block* out) {
     for (uint32_t b = 0; b < blocks; ++b, x += kMxBlock, ++out) {
-        float largest = 0;
-        for (uint32_t i = 0; i < kMxBlock; ++i) {
-            const float magnitude = __builtin_fabsf(to_float(x[i]));
-            largest = magnitude > largest ? magnitude : largest;
-        }
+        const float largest = largest_of(x);
+        const float inverse = largest > 0 ? 32767.0f / largest : 0.0f;
+        for (uint32_t i = 0; i < kMxBlock; ++i)
+            out->codes[i] = static_cast<int16_t>(rounded(x[i] * inverse));
+        out->scale = largest / (2 * 32767.0f);
+    }
+}
+
+void quantize_int8(const float* x, uint32_t blocks, Int8Block* out) {
+    for (uint32_t b = 0; b < blocks; ++b, x += kMxBlock, ++out) {
+        const float largest = largest_of(x);
         const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
         int32_t sum = 0;
         for (uint32_t i = 0; i < kMxBlock; ++i) {
-            const auto code = static_cast<int8_t>(rounded(to_float(x[i]) * inverse));
+            const auto code = static_cast<int8_t>(rounded(x[i] * inverse));
             out->codes[i / 8 * 8 + kInt8Order[i % 8]] = code;
             sum += code;
         }
-        out->scale = largest / 254.0f;
+        out->scale = largest / (2 * 127.0f);
         out->balance = -12 * sum;
     }
 }
 
-void gate(const float* gate, const float* up, uint32_t count, bf16* out) {
+void gate(const float* gate, const float* up, uint32_t count, float* out) {
     for (uint32_t i = 0; i < count; ++i) {
         const float g = round_bf16(gate[i]);
         // e^-|g| never overflows; the two halves of the sigmoid share it.
         const float e = exp_negative(-__builtin_fabsf(g));
         const float sigmoid = (g < 0 ? e : 1.0f) / (1.0f + e);
-        out[i] = to_bf16(g * sigmoid * round_bf16(up[i]));
+        out[i] = round_bf16(g * sigmoid * round_bf16(up[i]));
     }
 }
 

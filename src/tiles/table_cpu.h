@@ -10,18 +10,21 @@
 namespace tessera::TESSERA_ISA {
 
 void multiply(Format format, const std::byte* weights, uint32_t units, uint32_t panels,
-              const Rows& rows, float* out, size_t stride);
-void multiply_int8(const std::byte* weights, uint32_t units, uint32_t panels, const Int8Rows& rows,
-                   float* out, size_t stride);
-void norm(const float* x, const float* gain, uint32_t width, float epsilon, bf16* out);
-void quantize(const bf16* x, uint32_t blocks, Int8Block* out);
-void gate(const float* gate, const float* up, uint32_t count, bf16* out);
+              const Rows<float>& rows, float* out, size_t stride);
+void multiply_int16(const std::byte* weights, uint32_t units, uint32_t panels,
+                    const Rows<Int16Block>& rows, float* out, size_t stride);
+void multiply_int8(const std::byte* weights, uint32_t units, uint32_t panels,
+                   const Rows<Int8Block>& rows, float* out, size_t stride);
+void norm(const float* x, const float* gain, uint32_t width, float epsilon, float* out);
+void quantize_int16(const float* x, uint32_t blocks, Int16Block* out);
+void quantize_int8(const float* x, uint32_t blocks, Int8Block* out);
+void gate(const float* gate, const float* up, uint32_t count, float* out);
 void add_weighted(const float* x, float weight, uint32_t count, float* sum);
 void add_residual(const float* update, uint32_t count, float* x);
 void attend(const AttendTask& task);
 void merge(const float* values, const float* highest, const float* total, uint32_t parts,
            size_t value_stride, size_t number_stride, const float* sink, uint32_t v_head_dim,
-           bf16* out);
+           float* out);
 
 extern const Kernels kTable;
 
