@@ -118,7 +118,9 @@ class Runner {
         return hash;
     }
 
-    double experts_per_step() const { return static_cast<double>(experts_) / static_cast<double>(steps_); }
+    double experts_per_step() const {
+        return static_cast<double>(experts_) / static_cast<double>(steps_);
+    }
 
   private:
     CpuMachine& machine_;

@@ -36,6 +36,7 @@ int main(int argc, char** argv) {
     tessera::add_run(program);
     tessera::add_inspect(program);
     tessera::add_bench(program);
+    tessera::add_explain(program);
     if (argc == 1) {
         fmt::print("{}", program.help());
         return 0;

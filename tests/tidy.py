@@ -35,8 +35,11 @@ FLOORS = {
                        "decode", "door"},
     "include/tessera": {"text"},
     "apps": {"base", "text", "door"},
-    # A tool for checkpoints, not for decoding: it looks where the door does not.
+    # Tools for those who build the engine: they look where the door does not.
     "apps/inspect.cpp": {"base", "checkpoint", "model", "weights"},
+    "apps/explain.cpp": {"base", "checkpoint", "model", "plan"},
+    "apps/bench.cpp": {"base", "checkpoint", "model", "weights", "plan", "runtime", "reference"},
+    "apps/compare.cpp": {"base", "checkpoint", "model", "weights", "plan", "runtime", "reference", "door"},
 }
 FOLDERS = {Path(key).name for key in FLOORS if key.startswith("src/")} - {"engine.cpp"} | {"door"}
 VAGUE = {"utils", "util", "common", "helpers", "helper", "misc", "stuff"}

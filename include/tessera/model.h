@@ -32,7 +32,7 @@ struct LoadOptions {
     uint32_t threads = 0;  // workers, and for loading; 0: all that the process may use
     uint32_t ranks = 1;    // groups of workers with weights of their own: 1, 2, 4 or 8
     uint32_t context = 0;  // tokens of a session at most; 0: the model's, at most 32768
-    std::string isa;       // portable, avx2, avx512, avx512-bf16; empty: the fastest
+    std::string isa;       // portable, avx2, avx512, avx512-vnni; empty: the fastest
     Activations activations = Activations::kBf16;
     std::function<void(uint64_t done, uint64_t total)> progress;  // bytes; one thread at a time
 };
