@@ -12,6 +12,7 @@ void add_run(CLI::App& program);
 void add_inspect(CLI::App& program);
 void add_bench(CLI::App& program);
 void add_explain(CLI::App& program);
+void add_compare(CLI::App& program);
 
 // The model that comes with the program: beside the sources or, installed, under share/tessera.
 // Throws Error if it is in neither place.

@@ -37,6 +37,7 @@ int main(int argc, char** argv) {
     tessera::add_inspect(program);
     tessera::add_bench(program);
     tessera::add_explain(program);
+    tessera::add_compare(program);
     if (argc == 1) {
         fmt::print("{}", program.help());
         return 0;

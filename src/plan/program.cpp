@@ -137,6 +137,18 @@ uint32_t slot_count(const PlanRequest& r, uint32_t layer) {
     return std::min(r.shape.experts, r.rows * r.shape.experts_per_token);
 }
 
+Program truncated(const Program& program, uint32_t last) {
+    Program part = program;
+    part.tiles.resize(last + 1);
+    std::ranges::fill(part.signals, 0u);
+    for (std::vector<uint32_t>& queue : part.queues)
+        std::erase_if(queue, [&](uint32_t index) { return index > last; });
+    // Waits name tiles that come before, so all they need is there.
+    for (const Tile& tile : part.tiles)
+        if (tile.done != kNoEvent) ++part.signals[tile.done];
+    return part;
+}
+
 // ------------------------------------------------------------------ weights
 
 namespace {

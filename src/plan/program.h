@@ -115,6 +115,10 @@ struct Program {
 // A pure function: equal requests, equal programs. The shape has no ranks_problem.
 Program plan(const PlanRequest& request);
 
+// The same up to and including tile `last`: for those who look for the first tile that lies. It is
+// no whole step, so it does not pass check.
+Program truncated(const Program& program, uint32_t last);
+
 // ------------------------------------------------------------------ what tiles touch
 
 // A rectangle of a buffer's grain.

@@ -79,10 +79,11 @@ std::vector<float> Reference::forward(Cache& cache, std::span<const uint32_t> to
     };
     for (uint32_t i = 0; i < s.layers; ++i) {
         const LayerWeights& w = weights_.layers[i];
-        add(attention(w, i, cache, norm(x, w.input_norm)));
+        add(attention(w, i, cache, norm(x, w.input_norm), observe));
+        if (observe) observe(i, Stage::attended, x);
         const std::vector<float> u = norm(x, w.post_norm);
         add(s.is_moe[i] ? experts(w, u) : feed_forward(w.dense, u));
-        if (observe) observe(i, x);
+        if (observe) observe(i, Stage::residual, x);
     }
     cache.length += static_cast<uint32_t>(tokens.size());
     return norm(x, weights_.norm);
@@ -93,7 +94,7 @@ std::vector<float> Reference::logits(std::span<const float> hidden) const {
 }
 
 std::vector<float> Reference::attention(const LayerWeights& w, uint32_t layer, Cache& cache,
-                                        std::span<const float> u) const {
+                                        std::span<const float> u, const Observer& observe) const {
     const AttentionShape& a = shape().attention(layer);
     const auto rows = static_cast<uint32_t>(u.size() / shape().hidden);
     std::vector<float> q = multiply(w.q, u), k = multiply(w.k, u), v = multiply(w.v, u);
@@ -111,6 +112,7 @@ std::vector<float> Reference::attention(const LayerWeights& w, uint32_t layer, C
                    position, a);
         }
     }
+    if (observe) observe(layer, Stage::query, q);
     for (float& value : v) value = stored(shape().value_scale * value);
     std::vector<float>&keys = cache.keys[layer], &values = cache.values[layer];
     keys.insert(keys.end(), k.begin(), k.end());
@@ -145,6 +147,7 @@ std::vector<float> Reference::attention(const LayerWeights& w, uint32_t layer, C
             for (float& value : out) value = stored(value);
         }
     }
+    if (observe) observe(layer, Stage::mixed, mixed);
     return multiply(w.o, mixed);
 }
 

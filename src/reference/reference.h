@@ -26,8 +26,15 @@ class Reference {
         std::vector<std::vector<float>> values;  // by layer: length, kv_heads, v_head_dim
     };
 
-    // Called after every layer with its index and the residual stream [rows, hidden].
-    using Observer = std::function<void(uint32_t layer, std::span<const float> residual)>;
+    // What an observer is shown of every layer, in this order.
+    enum class Stage : uint8_t {
+        query,     // rows, heads, head_dim: rotated
+        mixed,     // rows, heads, v_head_dim: what the output projection reads
+        attended,  // rows, hidden: the residual stream after attention
+        residual,  // rows, hidden: after the layer
+    };
+    using Observer =
+        std::function<void(uint32_t layer, Stage stage, std::span<const float> values)>;
 
     // `weights` must outlive the reference.
     Reference(const Weights& weights, Rounding rounding);
@@ -50,7 +57,7 @@ class Reference {
     };
 
     std::vector<float> attention(const LayerWeights& w, uint32_t layer, Cache& cache,
-                                 std::span<const float> u) const;
+                                 std::span<const float> u, const Observer& observe) const;
     std::vector<float> feed_forward(const FeedForward& w, std::span<const float> u) const;
     std::vector<Choice> route(const LayerWeights& w, std::span<const float> in) const;
     std::vector<float> experts(const LayerWeights& w, std::span<const float> u) const;

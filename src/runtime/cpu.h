@@ -17,8 +17,10 @@ namespace tessera {
 // One program with its events, its memory and how often it has run: needed = signals * times.
 class CpuProgram {
   public:
-    // The program is checked here: a fault aborts. `weights` and `kernels` outlive it.
-    CpuProgram(Program program, const PackedWeights& weights, const Kernels& kernels);
+    // A whole program is checked here: a fault aborts. `weights` and `kernels` outlive it.
+    enum class Extent : uint8_t { whole, truncated };
+    CpuProgram(Program program, const PackedWeights& weights, const Kernels& kernels,
+               Extent extent = Extent::whole);
 
     void begin(const StepInput& step) {
         ++times_;

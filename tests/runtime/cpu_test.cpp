@@ -58,6 +58,20 @@ TEST_P(EachIsa, ComputesWhatTheReferenceDoes) {
     EXPECT_LT(difference, kTolerance);
 }
 
+TEST_P(EachIsa, Int8ActivationsCostLittle) {
+    const Toy toy(test::toy_shape());
+    const PackedWeights packed = toy.pack();
+    const auto tokens = seeded_tokens(40, packed.shape.vocab);
+    CpuOptions int8 = options();
+    int8.int8_activations = true;
+    CpuMachine machine(packed, int8);
+    const auto logits = Reader(machine).read_all(tokens, 5);
+    const double difference = relative_difference(logits, reference_logits(toy.weights, tokens));
+    std::printf("%s, int8: %.2e\n", std::string(isa_name(GetParam())).c_str(), difference);
+    EXPECT_LT(difference, 0.5);  // random weights: routes flip
+    EXPECT_NE(logits, Reader(*std::make_unique<CpuMachine>(packed, options())).read_all(tokens, 5));
+}
+
 TEST_P(EachIsa, RowsAndWorkersChangeNoBit) {
     const Toy toy(test::toy_shape());
     const PackedWeights packed = toy.pack();
