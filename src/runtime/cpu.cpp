@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <numeric>
 
 #include <fmt/format.h>
@@ -27,19 +26,6 @@ void dawdle(uint64_t seed, uint32_t worker, uint64_t tile) {
     } else {
         for (uint64_t i = 0; i < z % 256; ++i) pause_briefly();
     }
-}
-
-// Reads all of `bytes` and adds it up, so that no load can be left out.
-uint64_t sum_of(std::span<const std::byte> bytes) {
-    uint64_t sums[8] = {};
-    for (uint64_t at = 0; at + sizeof sums <= bytes.size(); at += sizeof sums) {
-        uint64_t words[8];
-        std::memcpy(words, bytes.data() + at, sizeof words);
-        for (uint32_t k = 0; k < 8; ++k) sums[k] += words[k];
-    }
-    uint64_t sum = 0;
-    for (const uint64_t one : sums) sum += one;
-    return sum;
 }
 
 }  // namespace
@@ -138,7 +124,7 @@ double read_bandwidth(Workers& workers, const PackedWeights& weights, double sec
     workers.everyone([&](uint32_t worker) {
         for (size_t i = worker; spent() < seconds; i += read.size()) {
             const std::span<const std::byte> piece = pieces[i % pieces.size()];
-            kept += sum_of(piece);
+            kept += best_kernels().read(piece.data(), piece.size());
             read[worker] += piece.size();
         }
     });

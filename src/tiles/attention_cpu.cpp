@@ -149,7 +149,17 @@ const Kernels kTable = {
 #else
     Isa::portable,
 #endif
-    multiply,         multiply_int16, multiply_int8, norm, quantize_int16, quantize_int8, gate,
-    add_weighted,     add_residual,   attend,        merge};
+    read,
+    multiply,
+    multiply_int16,
+    multiply_int8,
+    norm,
+    quantize_int16,
+    quantize_int8,
+    gate,
+    add_weighted,
+    add_residual,
+    attend,
+    merge};
 
 }  // namespace tessera::TESSERA_ISA

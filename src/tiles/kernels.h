@@ -65,6 +65,10 @@ inline constexpr size_t kScoreStride = kChunkKeys + 2 * kUnitRows;
 struct Kernels {
     Isa isa;
 
+    // Reads every 64 bytes of [from, from + bytes) and adds it all up: what memory gives to a core
+    // that does nothing else.
+    uint32_t (*read)(const std::byte* from, size_t bytes);
+
     // out[row * stride + r] = the dot product of packed output row r with activations `row`:
     // `units` units from `weights`, each of `panels` panels; 32 columns at a time in ascending
     // order, each block's sum times its scale added to the row's. Not for mxfp4.

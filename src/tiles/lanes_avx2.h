@@ -17,9 +17,6 @@ struct Ints {
 struct Pairs {
     Floats low, high;
 };
-struct Halves {
-    __m256i v[2];
-};
 struct Bytes {
     __m256i v[2];
 };
@@ -104,6 +101,19 @@ inline Floats e8m0_scales(const std::byte* from) {
 
 // ------------------------------------------------------------------ integers
 
+inline Ints as_ints(Words words) {
+    return {{words.v[0], words.v[1]}};
+}
+inline Ints add(Ints a, Ints b) {
+    return {{_mm256_add_epi32(a.v[0], b.v[0]), _mm256_add_epi32(a.v[1], b.v[1])}};
+}
+inline Ints times_256(Ints x) {
+    return {{_mm256_slli_epi32(x.v[0], 8), _mm256_slli_epi32(x.v[1], 8)}};
+}
+inline void store(int32_t* to, Ints x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), x.v[0]);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 8), x.v[1]);
+}
 inline Ints splat_int(int32_t x) {
     return {{_mm256_set1_epi32(x), _mm256_set1_epi32(x)}};
 }
@@ -113,26 +123,6 @@ inline __m256i e2m1_offset(__m256i codes) {
     const __m256i table = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
     return _mm256_shuffle_epi8(table, codes);
-}
-
-template <uint32_t step>
-Halves e2m1_halves(Words words) {
-    Halves out;
-    for (int half = 0; half < 2; ++half) {
-        const __m256i code =
-            _mm256_and_si256(_mm256_srli_epi16(words.v[half], 4 * step), _mm256_set1_epi16(15));
-        // The upper byte of a half looks up code 0, which is 12 as well.
-        out.v[half] = _mm256_sub_epi16(e2m1_offset(code), _mm256_set1_epi16(12 * 256 + 12));
-    }
-    return out;
-}
-inline Ints dot2(Ints sum, Halves w, const int16_t* a) {
-    int32_t two;
-    std::memcpy(&two, a, 4);
-    const __m256i splat = _mm256_set1_epi32(two);
-    for (int half = 0; half < 2; ++half)
-        sum.v[half] = _mm256_add_epi32(sum.v[half], _mm256_madd_epi16(w.v[half], splat));
-    return sum;
 }
 
 template <bool high>

@@ -18,9 +18,6 @@ struct Ints {
 struct Pairs {
     Floats low, high;
 };
-struct Halves {
-    __m512i v;
-};
 struct Bytes {
     __m512i v;
 };
@@ -87,27 +84,20 @@ Pairs e4m3_pairs(Words words) {
 
 // ------------------------------------------------------------------ integers
 
+inline Ints as_ints(Words words) {
+    return {words.v};
+}
+inline Ints add(Ints a, Ints b) {
+    return {_mm512_add_epi32(a.v, b.v)};
+}
+inline Ints times_256(Ints x) {
+    return {_mm512_slli_epi32(x.v, 8)};
+}
+inline void store(int32_t* to, Ints x) {
+    _mm512_storeu_si512(to, x.v);
+}
 inline Ints splat_int(int32_t x) {
     return {_mm512_set1_epi32(x)};
-}
-
-// The table stands twice: the look-up takes five bits of a half, of which the fifth belongs to the
-// next column.
-template <uint32_t step>
-Halves e2m1_halves(Words words) {
-    const __m512i table = _mm512_broadcast_i64x4(
-        _mm256_setr_epi16(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
-    return {_mm512_permutexvar_epi16(_mm512_srli_epi16(words.v, 4 * step), table)};
-}
-inline Ints dot2(Ints sum, Halves w, const int16_t* a) {
-    int32_t two;
-    std::memcpy(&two, a, 4);
-    const __m512i splat = _mm512_set1_epi32(two);
-#if defined(__AVX512VNNI__)
-    return {_mm512_dpwssd_epi32(sum.v, w.v, splat)};
-#else
-    return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(w.v, splat))};
-#endif
 }
 
 template <bool high>

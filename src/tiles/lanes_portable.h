@@ -17,9 +17,6 @@ struct Ints {
 struct Pairs {
     Floats low, high;
 };
-struct Halves {
-    int16_t low[kLanes], high[kLanes];
-};
 struct Bytes {
     uint8_t v[kLanes][4];
 };
@@ -66,15 +63,6 @@ inline Floats load_bf16(const bf16* from) {
 
 // Columns 2 * step and 2 * step + 1 of a group.
 template <uint32_t step>
-Halves e2m1_halves(const Words& words) {
-    Halves out;
-    for (uint32_t i = 0; i < kLanes; ++i) {
-        out.low[i] = static_cast<int16_t>(2 * kE2m1[words.v[i] >> (4 * step) & 15]);
-        out.high[i] = static_cast<int16_t>(2 * kE2m1[words.v[i] >> (16 + 4 * step) & 15]);
-    }
-    return out;
-}
-template <uint32_t step>
 Pairs e4m3_pairs(const Words& words) {
     const auto code = [&](uint32_t i, uint32_t shift) {
         return e4m3_to_float(static_cast<uint8_t>(words.v[i] >> shift));
@@ -93,15 +81,29 @@ inline Floats e8m0_scales(const std::byte* from) {
 
 // ------------------------------------------------------------------ integers
 
+inline Ints as_ints(const Words& words) {
+    Ints out;
+    std::memcpy(&out, &words, sizeof out);
+    return out;
+}
+inline Ints add(const Ints& a, const Ints& b) {
+    Ints out;
+    for (uint32_t i = 0; i < kLanes; ++i)
+        out.v[i] =
+            static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i]));
+    return out;
+}
+inline Ints times_256(const Ints& x) {
+    Ints out;
+    for (uint32_t i = 0; i < kLanes; ++i) out.v[i] = x.v[i] * 256;
+    return out;
+}
+inline void store(int32_t* to, const Ints& x) {
+    std::memcpy(to, x.v, sizeof x.v);
+}
 inline Ints splat_int(int32_t x) {
     Ints out;
     for (int32_t& lane : out.v) lane = x;
-    return out;
-}
-// sum + the products of two 16-bit integers with two activations.
-inline Ints dot2(const Ints& sum, const Halves& w, const int16_t* a) {
-    Ints out;
-    for (uint32_t i = 0; i < kLanes; ++i) out.v[i] = sum.v[i] + w.low[i] * a[0] + w.high[i] * a[1];
     return out;
 }
 // The four low, or high, nibbles of a group's lanes.

@@ -10,6 +10,17 @@ namespace {
 constexpr uint32_t kRowsMax = 8;
 constexpr uint32_t kBlocks = kPanelColumns / kMxBlock;
 
+// Weights come from memory once, in one long run: asked for this far ahead, they arrive while the
+// columns before them are multiplied. The hardware's own prefetch ends at every page. Into the
+// second cache: the first has too few places for lines under way. Measured on one core that can
+// read 16.9 GB/s, one row of mxfp4: 8.4 without, 13.3 into the first cache, 14.2 into the second; 2
+// KiB ahead 12.2, 8 KiB 13.7.
+constexpr size_t kPrefetchBytes = 4096;
+inline void prefetch(const std::byte* at) {
+    constexpr int kRead = 0, kSecondCache = 2;
+    __builtin_prefetch(at + kPrefetchBytes, kRead, kSecondCache);
+}
+
 // ------------------------------------------------------------------ floats
 
 template <uint32_t count>
@@ -54,6 +65,7 @@ void unit_floats(const std::byte* weights, uint32_t panels, const float* const* 
             for (uint32_t row = 0; row < count; ++row) part[row] = splat(0);
 #pragma GCC unroll 4
             for (uint32_t i = 0; i < kGroups; ++i) {
+                prefetch(at);
                 multiply_group<format, count>(at, rows, column, part);
                 at += kGroupBytes;
                 column += group_columns(format);
@@ -75,59 +87,58 @@ void unit_floats(const std::byte* weights, uint32_t panels, const float* const* 
 
 // ------------------------------------------------------------------ mxfp4 and integers
 
-// One group of 8 columns, the `i`-th of its block.
-template <uint32_t count>
-inline void multiply_group(const Words& words, uint32_t i, const Int16Block* const* rows,
-                           size_t block, Ints* part) {
-    const Halves w[4] = {e2m1_halves<0>(words), e2m1_halves<1>(words), e2m1_halves<2>(words),
-                         e2m1_halves<3>(words)};
-#pragma GCC unroll 4
-    for (uint32_t step = 0; step < 4; ++step) {
-#pragma GCC unroll 8
-        for (uint32_t row = 0; row < count; ++row)
-            part[row] = dot2(part[row], w[step], rows[row][block].codes + 8 * i + 2 * step);
+// A row's sum over one block, in whole numbers.
+struct Int8Sum {
+    Ints part;
+
+    void begin(const Int8Block& block) { part = splat_int(block.balance); }
+    void add_group(const Bytes& low, const Bytes& high, const Int8Block& block, uint32_t column) {
+        part = dot4(dot4(part, low, block.codes + column), high, block.codes + column + 4);
     }
-}
+    Ints whole() const { return part; }
+};
 
-template <uint32_t count>
-inline void multiply_group(const Words& words, uint32_t i, const Int8Block* const* rows,
-                           size_t block, Ints* part) {
-    const Bytes low = e2m1_bytes<false>(words), high = e2m1_bytes<true>(words);
-#pragma GCC unroll 8
-    for (uint32_t row = 0; row < count; ++row) {
-        const int8_t* const codes = rows[row][block].codes + 8 * i;
-        part[row] = dot4(dot4(part[row], low, codes), high, codes + 4);
+struct Int16Sum {
+    Ints upper, lower;  // of the high digits, of the low ones
+
+    void begin(const Int16Block& block) {
+        upper = splat_int(0);
+        lower = splat_int(block.balance);
     }
-}
+    void add_group(const Bytes& low, const Bytes& high, const Int16Block& block, uint32_t column) {
+        upper = dot4(dot4(upper, low, block.high + column), high, block.high + column + 4);
+        lower = dot4(dot4(lower, low, block.low + column), high, block.low + column + 4);
+    }
+    Ints whole() const { return add(times_256(upper), lower); }
+};
 
-inline Ints beginning(const Int16Block&) {
-    return splat_int(0);
-}
-inline Ints beginning(const Int8Block& block) {
-    return splat_int(block.balance);
-}
-
-template <typename Block, uint32_t count>
+template <typename Sum, typename Block, uint32_t count>
 void unit_blocks(const std::byte* weights, uint32_t panels, const Block* const* rows, float* out,
                  size_t stride) {
-    constexpr uint32_t kGroups = kMxBlock / group_columns(Format::mxfp4);
     Floats sum[count];
 #pragma GCC unroll 8
     for (uint32_t row = 0; row < count; ++row) sum[row] = splat(0);
     for (size_t index = 0; index < size_t{panels} * kBlocks;) {
         const std::byte* at = weights + panel_scale_bytes(Format::mxfp4);
         for (uint32_t block = 0; block < kBlocks; ++block, ++index) {
-            Ints part[count];
+            Sum part[count];
 #pragma GCC unroll 8
-            for (uint32_t row = 0; row < count; ++row) part[row] = beginning(rows[row][index]);
+            for (uint32_t row = 0; row < count; ++row) part[row].begin(rows[row][index]);
 #pragma GCC unroll 4
-            for (uint32_t i = 0; i < kGroups; ++i, at += kGroupBytes)
-                multiply_group<count>(load_words(at), i, rows, index, part);
+            for (uint32_t column = 0; column < kMxBlock;
+                 column += group_columns(Format::mxfp4), at += kGroupBytes) {
+                prefetch(at);
+                const Words words = load_words(at);
+                const Bytes low = e2m1_bytes<false>(words), high = e2m1_bytes<true>(words);
+#pragma GCC unroll 8
+                for (uint32_t row = 0; row < count; ++row)
+                    part[row].add_group(low, high, rows[row][index], column);
+            }
             const Floats scale = e8m0_scales(weights + kUnitRows * block);
 #pragma GCC unroll 8
             for (uint32_t row = 0; row < count; ++row) {
-                sum[row] = mul_add(to_floats(part[row]), mul(scale, splat(rows[row][index].scale)),
-                                   sum[row]);
+                sum[row] = mul_add(to_floats(part[row].whole()),
+                                   mul(scale, splat(rows[row][index].scale)), sum[row]);
             }
         }
         weights += panel_bytes(Format::mxfp4);
@@ -145,10 +156,11 @@ template <Format format>
 constexpr Unit<float> kFloats[kRowsMax] = {
     unit_floats<format, 1>, unit_floats<format, 2>, unit_floats<format, 3>, unit_floats<format, 4>,
     unit_floats<format, 5>, unit_floats<format, 6>, unit_floats<format, 7>, unit_floats<format, 8>};
-template <typename Block>
+template <typename Sum, typename Block>
 constexpr Unit<Block> kBlockUnits[kRowsMax] = {
-    unit_blocks<Block, 1>, unit_blocks<Block, 2>, unit_blocks<Block, 3>, unit_blocks<Block, 4>,
-    unit_blocks<Block, 5>, unit_blocks<Block, 6>, unit_blocks<Block, 7>, unit_blocks<Block, 8>};
+    unit_blocks<Sum, Block, 1>, unit_blocks<Sum, Block, 2>, unit_blocks<Sum, Block, 3>,
+    unit_blocks<Sum, Block, 4>, unit_blocks<Sum, Block, 5>, unit_blocks<Sum, Block, 6>,
+    unit_blocks<Sum, Block, 7>, unit_blocks<Sum, Block, 8>};
 
 // A unit stays in the first cache while groups of rows pass over it.
 template <typename T>
@@ -175,12 +187,14 @@ void multiply(Format format, const std::byte* weights, uint32_t units, uint32_t 
 
 void multiply_int16(const std::byte* weights, uint32_t units, uint32_t panels,
                     const Rows<Int16Block>& rows, float* out, size_t stride) {
-    over_rows(kBlockUnits<Int16Block>, Format::mxfp4, weights, units, panels, rows, out, stride);
+    over_rows(kBlockUnits<Int16Sum, Int16Block>, Format::mxfp4, weights, units, panels, rows, out,
+              stride);
 }
 
 void multiply_int8(const std::byte* weights, uint32_t units, uint32_t panels,
                    const Rows<Int8Block>& rows, float* out, size_t stride) {
-    over_rows(kBlockUnits<Int8Block>, Format::mxfp4, weights, units, panels, rows, out, stride);
+    over_rows(kBlockUnits<Int8Sum, Int8Block>, Format::mxfp4, weights, units, panels, rows, out,
+              stride);
 }
 
 }  // namespace tessera::TESSERA_ISA

@@ -12,10 +12,9 @@
 //   bf16    4096          -                            2 columns, the lower one in the lower half
 //   f32     8192          -                            1 column
 //
-// The orders inside a lane let one shift or mask yield a pair of neighbouring columns as two 16-bit
-// halves: what a dot product of 16-bit integers wants, and one step from two floats. Scales sit
-// inside the panel: one stream of memory brings both. Rows and columns are padded with zeros to
-// whole panels.
+// The orders inside a lane let one mask yield a pair of neighbouring columns as two bf16 halves,
+// one step from two floats, or four columns as bytes. Scales sit inside the panel: one stream of
+// memory brings both. Rows and columns are padded with zeros to whole panels.
 #pragma once
 
 #include <cstddef>
@@ -81,24 +80,28 @@ struct PackedMatrix {
 };
 
 // 32 activations as integers with their scale, the other side of an mxfp4 block: products of whole
-// numbers are exact, and so is their sum over the block.
-struct Int16Block {
-    int16_t codes[kMxBlock];
-    float scale;  // of a code, times 1/2: the kernel counts e2m1 in halves
-};
-static_assert(sizeof(Int16Block) == 68);
-
-// The codes stand in the order in which a group of mxfp4 meets them: of 8 columns, 0 4 1 5 (the low
-// nibbles), then 2 6 3 7 (the high ones).
+// numbers are exact, and so is their sum over the block. Codes stand in the order in which a group
+// of mxfp4 meets them: of 8 columns, 0 4 1 5 (the low nibbles), then 2 6 3 7 (the high ones).
 struct Int8Block {
     int8_t codes[kMxBlock];
-    float scale;      // as above
+    float scale;      // of a code, times 1/2: the kernel counts e2m1 in halves
     int32_t balance;  // -12 * sum of codes: undoes the offset that makes e2m1 unsigned
 };
 static_assert(sizeof(Int8Block) == 40);
 
-// Offset of column c, 0..7, of an mxfp4 group within 8 codes of an Int8Block.
-inline constexpr uint8_t kInt8Order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+// The same with 16-bit codes in two digits, 256 * high + low: the dot product of bytes takes one
+// digit at a time, and a byte of weights costs less to unpack than a half.
+struct Int16Block {
+    int8_t high[kMxBlock];
+    int8_t low[kMxBlock];
+    float scale;
+    int32_t balance;
+};
+static_assert(sizeof(Int16Block) == 72);
+inline constexpr int32_t kInt16Largest = 127 * 256;
+
+// Offset of column c, 0..7, of an mxfp4 group within 8 codes of a block.
+inline constexpr uint8_t kBlockOrder[8] = {0, 2, 4, 6, 1, 3, 5, 7};
 
 // Which blocks a step makes for its mxfp4 weights: none where it has no such weights.
 enum class Blocks : uint8_t { none, int16, int8 };

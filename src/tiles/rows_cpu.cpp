@@ -25,6 +25,20 @@ float largest_of(const float* x) {
 
 }  // namespace
 
+uint32_t read(const std::byte* from, size_t bytes) {
+    // Four streams of a page each, as a matrix kernel's units are.
+    Ints sums[4] = {splat_int(0), splat_int(0), splat_int(0), splat_int(0)};
+    for (size_t at = 0; at + 4 * kGroupBytes <= bytes; at += 4 * kGroupBytes) {
+        for (uint32_t i = 0; i < 4; ++i)
+            sums[i] = add(sums[i], as_ints(load_words(from + at + i * kGroupBytes)));
+    }
+    int32_t lanes[kUnitRows];
+    store(lanes, add(add(sums[0], sums[1]), add(sums[2], sums[3])));
+    uint32_t sum = 0;
+    for (const int32_t lane : lanes) sum += static_cast<uint32_t>(lane);
+    return sum;
+}
+
 void norm(const float* x, const float* gain, uint32_t width, float epsilon, float* out) {
     float lanes[kUnitRows] = {};
     uint32_t i = 0;
@@ -41,10 +55,17 @@ void norm(const float* x, const float* gain, uint32_t width, float epsilon, floa
 void quantize_int16(const float* x, uint32_t blocks, Int16Block* out) {
     for (uint32_t b = 0; b < blocks; ++b, x += kMxBlock, ++out) {
         const float largest = largest_of(x);
-        const float inverse = largest > 0 ? 32767.0f / largest : 0.0f;
-        for (uint32_t i = 0; i < kMxBlock; ++i)
-            out->codes[i] = static_cast<int16_t>(rounded(x[i] * inverse));
-        out->scale = largest / (2 * 32767.0f);
+        const float inverse = largest > 0 ? kInt16Largest / largest : 0.0f;
+        int32_t sum = 0;
+        for (uint32_t i = 0; i < kMxBlock; ++i) {
+            const auto code = static_cast<int32_t>(rounded(x[i] * inverse));
+            const uint32_t at = i / 8 * 8 + kBlockOrder[i % 8];
+            out->high[at] = static_cast<int8_t>((code + 128) >> 8);
+            out->low[at] = static_cast<int8_t>(code);  // modulo 256, from -128 to 127
+            sum += code;
+        }
+        out->scale = largest / (2.0f * kInt16Largest);
+        out->balance = -12 * sum;
     }
 }
 
@@ -54,8 +75,8 @@ void quantize_int8(const float* x, uint32_t blocks, Int8Block* out) {
         const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
         int32_t sum = 0;
         for (uint32_t i = 0; i < kMxBlock; ++i) {
-            const auto code = static_cast<int8_t>(rounded(x[i] * inverse));
-            out->codes[i / 8 * 8 + kInt8Order[i % 8]] = code;
+            const auto code = static_cast<int32_t>(rounded(x[i] * inverse));
+            out->codes[i / 8 * 8 + kBlockOrder[i % 8]] = static_cast<int8_t>(code);
             sum += code;
         }
         out->scale = largest / (2 * 127.0f);

@@ -9,6 +9,7 @@
 
 namespace tessera::TESSERA_ISA {
 
+uint32_t read(const std::byte* from, size_t bytes);
 void multiply(Format format, const std::byte* weights, uint32_t units, uint32_t panels,
               const Rows<float>& rows, float* out, size_t stride);
 void multiply_int16(const std::byte* weights, uint32_t units, uint32_t panels,
