@@ -94,7 +94,7 @@ uint32_t reference_column(const Program& p, const Tile& tile, Stage stage, uint3
     const uint32_t first = attention_part(a, tile.rank, p.request.ranks).heads.begin;
     if (stage == Stage::mixed) return first * a.v_head_dim + c;
     if (stage != Stage::query) return c;
-    const uint32_t dim = padded(a.head_dim, 2);
+    const uint32_t dim = a.head_dim;
     return (first + c / dim) * a.head_dim + rotary_source_dim(c % dim, a.rotary_dims);
 }
 

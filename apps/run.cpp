@@ -34,6 +34,8 @@ struct RunOptions {
     bool chat = false;
     bool think = false;
     Sampling sampling;
+    LoadOptions loading;
+    std::string engine = "cpu", activations = "bf16";
     uint32_t tokens_max = kTokensMaxDefault;
     std::vector<std::string> stops;
 };
@@ -85,7 +87,10 @@ Model load(const RunOptions& options) {
     const std::filesystem::path folder =
         options.model.empty() ? bundled_model() : std::filesystem::path(options.model);
     Progress progress("loading");
-    LoadOptions load_options;
+    LoadOptions load_options = options.loading;
+    load_options.engine = options.engine == "reference" ? Engine::kReference : Engine::kCpu;
+    load_options.activations =
+        options.activations == "int8" ? Activations::kInt8 : Activations::kBf16;
     if (spdlog::should_log(spdlog::level::info))
         load_options.progress = [&](uint64_t done, uint64_t total) { progress.show(done, total); };
     Model model = Model::load(folder, load_options);
@@ -197,7 +202,10 @@ int run_once(const Model& model, const RunOptions& options, const std::string& p
     const Ended ended =
         options.chat ? dialogue.answer_turn(prompt) : dialogue.continue_text(prompt);
     if (isatty(STDOUT_FILENO) == 1) std::fputc('\n', stderr);
-    spdlog::info("{}; {}", dialogue.stats().line(), ended_text(ended));
+    Stats stats = dialogue.stats();
+    const bool measure = spdlog::should_log(spdlog::level::info) && ended != Ended::by_interrupt;
+    if (measure) stats.read_bandwidth = model.read_bandwidth();
+    spdlog::info("{}; {}", stats.line(), ended_text(ended));
     return ended == Ended::by_interrupt ? kExitInterrupted : 0;
 }
 
@@ -291,6 +299,22 @@ void add_run(CLI::App& program) {
     run.add_option("--stop", options->stops,
                    R"(End before this text (repeatable; \n and \t are understood))")
         ->allow_extra_args(false);
+    run.add_option("--context", options->loading.context,
+                   "Tokens of prompt and answer at most (default: the model's, up to 32768)");
+    run.add_option("--threads", options->loading.threads, "Workers (default: all cores allowed)")
+        ->check(CLI::Range(1, 1024));
+    run.add_option("--ranks", options->loading.ranks,
+                   "Groups of workers with weights of their own: 1, 2, 4 or 8")
+        ->capture_default_str();
+    run.add_option("--isa", options->loading.isa,
+                   "Instructions: portable, avx2, avx512, avx512-vnni (default: the fastest here)");
+    run.add_option("--activations", options->activations,
+                   "What experts multiply with: bf16, or int8, faster and less exact")
+        ->check(CLI::IsMember({"bf16", "int8"}))
+        ->capture_default_str();
+    run.add_option("--engine", options->engine, "cpu, or reference: the slow twin")
+        ->check(CLI::IsMember({"cpu", "reference"}))
+        ->capture_default_str();
     run.callback([options] {
         if (const auto problem = options->sampling.problem()) fail("--{}", *problem);
         for (std::string& stop : options->stops) stop = unescape(stop);

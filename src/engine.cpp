@@ -99,7 +99,10 @@ class ReferenceBackend : public Backend {
 class CpuBackend : public Backend {
   public:
     CpuBackend(PackedWeights weights, const CpuOptions& options)
-        : weights_(std::move(weights)), machine_(weights_, options) {}
+        : weights_(std::move(weights)),
+          step_bytes_(weights_.shape, 1),
+          expert_layers_(static_cast<uint32_t>(std::ranges::count(weights_.shape.is_moe, true))),
+          machine_(weights_, options) {}
 
     std::unique_ptr<Reading> begin() override { return std::make_unique<Fast>(*this); }
     double read_bandwidth() override {
@@ -135,15 +138,9 @@ class CpuBackend : public Backend {
         std::span<const float> logits() override { return logits_; }
         uint32_t length() const override { return length_; }
 
-        double bytes() const override {
-            const Shape& s = backend_.weights_.shape;
-            const Traffic one =
-                step_traffic(s, {.rows = 1, .context = 1.0 * length_, .experts = 1, .ranks = 1});
-            return one.total() + one.experts * (experts() - 1);
-        }
+        double bytes() const override { return backend_.step_bytes_(length_, experts()); }
         double experts() const override {
-            const auto layers = std::ranges::count(backend_.weights_.shape.is_moe, true);
-            return layers > 0 ? 1.0 * live_ / static_cast<double>(layers) : 1;
+            return backend_.expert_layers_ > 0 ? 1.0 * live_ / backend_.expert_layers_ : 0;
         }
 
       private:
@@ -157,6 +154,8 @@ class CpuBackend : public Backend {
     };
 
     PackedWeights weights_;
+    StepBytes step_bytes_;
+    uint32_t expert_layers_;
     CpuMachine machine_;
     std::mutex turn_;  // the machine takes one step at a time
 };

@@ -40,6 +40,9 @@ AttentionShape attention_shape(const Keys& keys, bool sliding) {
     a.kv_heads = keys.count(key("num_key_value_heads", "swa_num_key_value_heads"), 1, 4096);
     a.head_dim = keys.count(key("head_dim", "swa_head_dim"), 2, 4096);
     a.v_head_dim = keys.count(key("v_head_dim", "swa_v_head_dim"), 1, 4096);
+    if (a.head_dim % 2 != 0)
+        fail("{}: {} is {}, expected an even number", keys.source(),
+             key("head_dim", "swa_head_dim"), a.head_dim);
     a.rotary_dims = rotary_dims(keys, a.head_dim);
     a.rope_theta = keys.real(key("rope_theta", "swa_rope_theta"), 1.0, 1e12);
     a.window = sliding ? keys.count("sliding_window", 1, kContextMax) : 0;

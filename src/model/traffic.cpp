@@ -17,6 +17,11 @@ double qkv_rows(const AttentionShape& a, uint32_t ranks) {
     return 1.0 * a.heads / ranks * a.head_dim + kv_heads * (a.head_dim + a.v_head_dim);
 }
 
+// A key and its value in one layer of one rank, bf16.
+double key_bytes(const AttentionShape& a, uint32_t ranks) {
+    return 2.0 * std::max<double>(1.0, 1.0 * a.kv_heads / ranks) * (a.head_dim + a.v_head_dim);
+}
+
 }  // namespace
 
 Format stored_format(const Shape& s, Linear linear, uint32_t layer) {
@@ -59,8 +64,7 @@ Traffic step_traffic(const Shape& s, const TrafficCase& at) {
         t.output += matrix_bytes(stored_format(s, Linear::output, i), s.hidden,
                                  1.0 * a.o_columns() / at.ranks);
         const double keys = a.window > 0 ? std::min<double>(at.context, a.window) : at.context;
-        const double kv_heads = std::max<double>(1.0, 1.0 * a.kv_heads / at.ranks);
-        t.cache += 2 * keys * kv_heads * (a.head_dim + a.v_head_dim);
+        t.cache += keys * key_bytes(a, at.ranks);
         const auto feed_forward = [&](Linear linear, double width) {
             const Format format = stored_format(s, linear, i);
             return 2 * matrix_bytes(format, width / at.ranks, s.hidden) +
@@ -76,6 +80,23 @@ Traffic step_traffic(const Shape& s, const TrafficCase& at) {
     t.norms += 2.0 * s.hidden;
     t.head = matrix_bytes(Format::bf16, 1.0 * s.vocab / at.ranks, s.hidden);
     return t;
+}
+
+StepBytes::StepBytes(const Shape& s, uint32_t ranks) {
+    const Traffic one = step_traffic(s, {.rows = 1, .context = 0, .experts = 1, .ranks = ranks});
+    an_expert_ = one.experts;
+    fixed_ = one.total() - one.experts;
+    for (uint32_t i = 0; i < s.layers; ++i)
+        caches_.push_back({s.attention(i).window, key_bytes(s.attention(i), ranks)});
+}
+
+double StepBytes::operator()(uint32_t context, double experts) const {
+    double bytes = fixed_ + experts * an_expert_;
+    for (const Cache& cache : caches_) {
+        const uint32_t keys = cache.window > 0 ? std::min(context, cache.window) : context;
+        bytes += keys * cache.key_bytes;
+    }
+    return bytes;
 }
 
 double drafter_bytes(const DrafterShape& d) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "base/numbers.h"
 #include "model/shape.h"
@@ -40,6 +41,24 @@ struct TrafficCase {
 };
 
 Traffic step_traffic(const Shape& shape, const TrafficCase& at);
+
+// The same sum for steps of one shape that run, without allocating: one rank's bytes, or with
+// `ranks` 1 the whole machine's.
+class StepBytes {
+  public:
+    StepBytes(const Shape& shape, uint32_t ranks);
+
+    // `experts`: distinct ones in a layer of experts, on average.
+    double operator()(uint32_t context, double experts) const;
+
+  private:
+    struct Cache {
+        uint32_t window;  // 0: none
+        double key_bytes;
+    };
+    double fixed_ = 0, an_expert_ = 0;
+    std::vector<Cache> caches_;  // by layer
+};
 
 // Bytes of one pass of the drafter: its weights (bf16) without the head.
 double drafter_bytes(const DrafterShape& drafter);

@@ -263,7 +263,7 @@ struct MatrixKey {
 std::optional<std::string> check_weights_once(const Program& p) {
     std::map<MatrixKey, std::vector<Span>> spans;
     for (const Tile& t : p.tiles) {
-        const WeightSpan span = weight_span(p, t);
+        const WeightSpan span = weight_span(t);
         if (span.source == Source::none) continue;
         const uint32_t slot = span.source == Source::gate_up ? t.slot : 0;
         spans[{t.layer, t.rank, span.source, slot}].push_back(span.units);
@@ -325,7 +325,7 @@ std::optional<std::string> check_balance(const Program& p) {
     std::map<MatrixKey, Load> phases;
     for (uint32_t i = 0; i < p.tiles.size(); ++i) {
         const Tile& t = p.tiles[i];
-        const WeightSpan span = weight_span(p, t);
+        const WeightSpan span = weight_span(t);
         if (span.source == Source::none) continue;
         const double unit = static_cast<double>(source_unit_bytes(r, span.source, t.layer));
         Load& load =

@@ -36,7 +36,7 @@ std::vector<Phase> phases(const Program& p) {
                           all.back().layer == t.layer;
         if (!same) all.push_back({t.op, slot, t.layer});
         ++all.back().tiles;
-        const WeightSpan span = weight_span(p, t);
+        const WeightSpan span = weight_span(t);
         if (t.rank == 0 && span.source != Source::none)
             all.back().bytes +=
                 span.units.count() * source_unit_bytes(p.request, span.source, t.layer);

@@ -2,6 +2,7 @@
 // worker has at most one span of it (of the experts: one for each slot), and its last tile there
 // signals the phase's event. The next phase waits until all have.
 #include <algorithm>
+#include <numeric>
 
 #include "base/check.h"
 #include "plan/memory.h"
@@ -21,7 +22,8 @@ class Planner {
     explicit Planner(const PlanRequest& request) : s_(request.shape) {
         program_.request = request;
         program_.queues.resize(program_.workers());
-        turn_.resize(request.ranks);
+        load_.resize(program_.workers());
+        phase_load_.resize(program_.workers());
         event_.assign(request.ranks, kNoEvent);
     }
 
@@ -59,7 +61,7 @@ class Planner {
         by_units(Op::router, Source::router, i, 1);
         begin_phase();
         for (uint32_t rank = 0; rank < ranks(); ++rank)
-            add(rank, turn_[rank]++ % workers(), {.op = Op::route, .layer = narrow(i)});
+            add(rank, 0, {.op = Op::route, .layer = narrow(i)});
         end_phase();
         begin_phase();
         for (uint32_t slot = 0; slot < slot_count(program_.request, i); ++slot)
@@ -151,19 +153,24 @@ class Planner {
             spread_on(rank, op, layer, total, granule, slot);
     }
 
-    // `total` in equal runs of whole granules over a rank's workers. Whoever gets one granule more
-    // changes from call to call, so that what is left over evens out.
+    // `total` in equal runs of whole granules over a rank's workers. What is left over goes to
+    // those who had least in this phase so far, and among them least in the whole program.
     void spread_on(uint32_t rank, Op op, uint32_t layer, uint32_t total, uint32_t granule,
                    uint32_t slot) {
         const uint32_t granules = (total + granule - 1) / granule;
         const uint32_t least = granules / workers(), more = granules % workers();
-        const uint32_t first = turn_[rank];
+        std::vector<uint32_t> order(workers());
+        std::iota(order.begin(), order.end(), 0u);
+        std::ranges::stable_sort(order, {}, [&](uint32_t w) {
+            return std::pair(phase_load_[rank * workers() + w], load_[rank * workers() + w]);
+        });
+        std::vector<uint32_t> count(workers(), least);
+        for (uint32_t i = 0; i < more; ++i) ++count[order[i]];
         uint32_t begin = 0;
-        for (uint32_t i = 0; i < workers(); ++i) {
-            const uint32_t count = least + (i < more ? 1 : 0);
-            if (count == 0) break;
-            const uint32_t end = std::min(total, begin + count * granule);
-            add(rank, (first + i) % workers(),
+        for (uint32_t w = 0; w < workers() && begin < total; ++w) {
+            if (count[w] == 0) continue;
+            const uint32_t end = std::min(total, begin + count[w] * granule);
+            add(rank, w,
                 {.op = op,
                  .layer = narrow(layer),
                  .slot = narrow(slot),
@@ -171,18 +178,28 @@ class Planner {
                  .end = end});
             begin = end;
         }
-        turn_[rank] = (first + more) % workers();
     }
 
-    void begin_phase() { phase_begin_ = static_cast<uint32_t>(program_.tiles.size()); }
+    void begin_phase() {
+        phase_begin_ = static_cast<uint32_t>(program_.tiles.size());
+        std::ranges::fill(phase_load_, 0u);
+    }
 
     void add(uint32_t rank, uint32_t worker, Tile tile) {
         tile.rank = static_cast<uint8_t>(rank);
         tile.wait = event_[rank];
         tile.count = tile.wait == kNoEvent ? 0 : program_.signals[tile.wait];
         tile.done = kNoEvent;
-        program_.queues[rank * workers() + worker].push_back(
-            static_cast<uint32_t>(program_.tiles.size()));
+        const uint32_t queue = rank * workers() + worker;
+        program_.queues[queue].push_back(static_cast<uint32_t>(program_.tiles.size()));
+        // Bytes of weights; where there are none, a tile counts a little.
+        const WeightSpan span = weight_span(tile);
+        const uint64_t bytes =
+            span.source == Source::none
+                ? 1
+                : span.units.count() * source_unit_bytes(program_.request, span.source, tile.layer);
+        load_[queue] += bytes;
+        phase_load_[queue] += bytes;
         program_.tiles.push_back(tile);
     }
 
@@ -213,7 +230,7 @@ class Planner {
             for (uint32_t i = 0; i < s_.layers; ++i) {
                 const AttentionShape& a = s_.attention(i);
                 const AttentionPart part = attention_part(a, rank, ranks());
-                query = std::max(query, part.heads.count() * padded(a.head_dim, 2));
+                query = std::max(query, part.heads.count() * a.head_dim);
                 mixed = std::max(mixed, part.heads.count() * a.v_head_dim);
                 heads = std::max(heads, part.heads.count());
                 values = std::max(values, padded(a.v_head_dim, kUnitRows));
@@ -271,7 +288,7 @@ class Planner {
 
     const Shape s_;
     Program program_;
-    std::vector<uint32_t> turn_;  // by rank: the worker whose turn it is to have more
+    std::vector<uint64_t> load_, phase_load_;  // by worker: bytes so far, and in this phase
     uint32_t phase_begin_ = 0;
     std::vector<uint32_t> event_;  // by rank: of the phase before
 };

@@ -200,7 +200,7 @@ uint64_t source_unit_bytes(const PlanRequest& r, Source source, uint32_t layer) 
     return uint64_t{(e.columns + kPanelColumns - 1) / kPanelColumns} * panel_bytes(e.format);
 }
 
-WeightSpan weight_span(const Program&, const Tile& tile) {
+WeightSpan weight_span(const Tile& tile) {
     switch (tile.op) {
         case Op::qkv:
             return {Source::qkv, {tile.begin, tile.end}};
@@ -228,7 +228,6 @@ std::vector<Access> accesses(const Program& program, const Tile& tile) {
     const AttentionPart part = attention_part(a, tile.rank, r.ranks);
     const bool moe = s.is_moe[tile.layer];
     const Span all_hidden{0, s.hidden}, tile_rows{tile.begin, tile.end};
-    const uint32_t q_dim = padded(a.head_dim, 2);
     const uint32_t k_rows = part.kv_heads.count() * a.head_dim;
     const uint32_t v_rows = part.kv_heads.count() * a.v_head_dim;
     Touched t(program, tile);
@@ -246,20 +245,17 @@ std::vector<Access> accesses(const Program& program, const Tile& tile) {
                 t.write(Value::normed_blocks, tile_rows, {0, 1});
             break;
         case Op::qkv: {
-            // Where head_dim is odd a query head is padded by one column.
             const Span out{tile.begin * kUnitRows, tile.end * kUnitRows};
             const uint32_t q_rows = part.heads.count() * a.head_dim;
             const Span q = overlap(out, 0, q_rows);
             t.read(Value::normed, rows, all_hidden);
             t.read(Value::angles, rows, {0, s.full.rotary_dims + s.sliding.rotary_dims});
-            t.write(Value::query, rows,
-                    {q.begin / a.head_dim * q_dim + q.begin % a.head_dim,
-                     q.end / a.head_dim * q_dim + q.end % a.head_dim});
+            t.write(Value::query, rows, q);
             t.write(Value::cache, {0, 1}, overlap(out, q_rows, k_rows + v_rows));
             break;
         }
         case Op::attend: {
-            t.read(Value::query, rows, {tile.begin * q_dim, tile.end * q_dim});
+            t.read(Value::query, rows, {tile.begin * a.head_dim, tile.end * a.head_dim});
             t.read(Value::cache, {0, 1}, {tile.slot * a.head_dim, (tile.slot + 1u) * a.head_dim});
             t.read(Value::cache, {0, 1},
                    {k_rows + tile.slot * a.v_head_dim, k_rows + (tile.slot + 1u) * a.v_head_dim});

@@ -139,7 +139,7 @@ struct WeightSpan {
     Source source = Source::none;
     Span units;
 };
-WeightSpan weight_span(const Program& program, const Tile& tile);
+WeightSpan weight_span(const Tile& tile);
 
 // Units of that matrix on one rank, and bytes of one of them in tile order. For gate_up and down:
 // of one expert, or of the dense layer.

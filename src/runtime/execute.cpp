@@ -270,11 +270,10 @@ void Executor::place_qkv(const Tile& tile, uint32_t row, Span rows, const float*
         }
         const uint32_t turning = std::max(first, std::min(last, a.rotary_dims));
         if (section == 0) {
-            float* const to = at_[tile.rank].query.row(row) + size_t{head} * padded(dim, 2);
+            float* const to = at_[tile.rank].query.row(row) + size_t{head} * dim;
             for (uint32_t d = first; d < turning; d += 2)
                 std::tie(to[d], to[d + 1]) = rotated(in + d, angles + d);
             for (uint32_t d = turning; d < last; ++d) to[d] = round_bf16(in[d]);
-            if (last == dim && dim % 2 == 1) to[dim] = 0;
             continue;
         }
         // In a key tile two dims of one position stand together.
@@ -288,7 +287,6 @@ void Executor::place_qkv(const Tile& tile, uint32_t row, Span rows, const float*
             place(d + 1) = to_bf16(high);
         }
         for (uint32_t d = turning; d < last; ++d) place(d) = to_bf16(in[d]);
-        if (last == dim && dim % 2 == 1) place(dim) = {};
     }
 }
 
@@ -307,7 +305,7 @@ void Executor::attend(const Tile& tile, Scratch& scratch) {
     for (uint32_t row = 0; row < step_.rows(); ++row) {
         const uint32_t position = step_.positions[row];
         const uint32_t first = a.window != 0 && position >= a.window ? position - a.window + 1 : 0;
-        task.query = at.query.row(row) + size_t{tile.begin} * padded(a.head_dim, 2);
+        task.query = at.query.row(row) + size_t{tile.begin} * a.head_dim;
         const auto seen = [&](uint32_t from, uint32_t to) {
             const KvSpan kv = step_.caches[row]->at(tile.rank, tile.layer, tile.slot, from);
             task.keys = kv.keys;

@@ -14,7 +14,7 @@ constexpr uint32_t kHeadsMax = 8;
 // rounded down to a tile; masked outside [first, last].
 template <uint32_t heads>
 void score(const AttendTask& task, const float* query, float* scores) {
-    const uint32_t dim = padded(task.head_dim, 2);
+    const uint32_t dim = task.head_dim;
     const uint64_t tile_elements = key_tile_elements(task.head_dim);
     for (uint32_t begin = task.first / kUnitRows * kUnitRows; begin <= task.last;
          begin += kUnitRows, scores += kUnitRows) {
@@ -101,7 +101,7 @@ constexpr Mix kMix[kHeadsMax] = {mix<1>, mix<2>, mix<3>, mix<4>, mix<5>, mix<6>,
 }  // namespace
 
 void attend(const AttendTask& task) {
-    const uint32_t dim = padded(task.head_dim, 2);
+    const uint32_t dim = task.head_dim;
     const uint32_t span = padded(task.last + 1 - task.first / kUnitRows * kUnitRows, kUnitRows);
     for (uint32_t head = 0; head < task.heads; head += kHeadsMax) {
         const uint32_t some = task.heads - head < kHeadsMax ? task.heads - head : kHeadsMax;

@@ -29,7 +29,7 @@ struct Rows {
 // Keys of one kv head in tiles of 16 positions: [dim / 2][16 positions][2], so that a score is a
 // lane. Values: [position][dim], padded to 16.
 constexpr uint64_t key_tile_elements(uint32_t head_dim) {
-    return uint64_t{padded(head_dim, 2)} * kUnitRows;
+    return uint64_t{head_dim} * kUnitRows;
 }
 constexpr uint64_t value_row_elements(uint32_t v_head_dim) {
     return padded(v_head_dim, kUnitRows);
@@ -41,7 +41,7 @@ inline constexpr uint32_t kChunkKeys = 512;
 
 // Attention of `heads` query heads that share a kv head, for one row, over one chunk of its keys.
 struct AttendTask {
-    const float* query;  // heads, head_dim (padded to 2)
+    const float* query;  // heads, head_dim (even)
     uint32_t heads;
     uint32_t head_dim;
     uint32_t v_head_dim;

@@ -84,16 +84,16 @@ void fill_row(const SourceRow& source, Format format, uint32_t column, uint32_t 
 
 // ------------------------------------------------------------------ what goes where
 
-// One packed matrix to be: where its rows come from, in order.
+using Sources = std::vector<const Matrix*>;
+
+// One packed matrix to be: where each of its rows comes from.
 struct Job {
     PackedMatrix* out;
-    std::vector<const Matrix*> sources;
-    std::vector<SourceRow> rows;
+    Sources sources;
+    std::function<SourceRow(uint32_t row)> row_at;
     uint32_t column_begin = 0;
     uint32_t rank = 0;
 };
-
-using Sources = std::vector<const Matrix*>;
 
 // The format that all parts have; where they differ, or a slice would cut an fp8 scale block, bf16.
 Format common_format(const Sources& parts, uint32_t column_begin) {
@@ -136,61 +136,65 @@ class Layout {
                 add_feed_forward(in.dense, rank, layer.dense);
                 continue;
             }
-            add(layer.router, {&in.router}, rows_of(in.router, {0, s.experts}), s.hidden, 0, rank);
+            add_rows(layer.router, in.router, {0, s.experts}, 0, s.hidden, rank);
             layer.experts.resize(s.experts);
             for (uint32_t e = 0; e < s.experts; ++e)
                 add_feed_forward(in.experts[e], rank, layer.experts[e]);
         }
         out.vocab = share(s.vocab, rank, ranks_);
-        add(out.head, {&weights_.head}, rows_of(weights_.head, out.vocab), s.hidden, 0, rank);
+        add_rows(out.head, weights_.head, out.vocab, 0, s.hidden, rank);
         if (rank == 0) count_vectors();
     }
 
     void add_attention(const LayerWeights& in, const AttentionShape& a, uint32_t rank,
                        PackedLayer& out) {
         const AttentionPart part = attention_part(a, rank, ranks_);
-        std::vector<SourceRow> rows;
-        const auto add_heads = [&](const Matrix& from, Span heads, uint32_t dim, uint32_t rotary) {
-            for (uint32_t head = heads.begin; head < heads.end; ++head) {
-                for (uint32_t d = 0; d < dim; ++d)
-                    rows.push_back({&from, head * dim + rotary_source_dim(d, rotary)});
-            }
+        const uint32_t q_rows = part.heads.count() * a.head_dim;
+        const uint32_t k_rows = part.kv_heads.count() * a.head_dim;
+        const uint32_t v_rows = part.kv_heads.count() * a.v_head_dim;
+        const auto row_at = [&in, &a, part, q_rows, k_rows](uint32_t row) -> SourceRow {
+            if (row >= q_rows + k_rows)
+                return {&in.v, part.kv_heads.begin * a.v_head_dim + row - q_rows - k_rows};
+            const bool is_q = row < q_rows;
+            const uint32_t at = is_q ? row : row - q_rows;
+            const uint32_t head = (is_q ? part.heads : part.kv_heads).begin + at / a.head_dim;
+            return {is_q ? &in.q : &in.k,
+                    head * a.head_dim + rotary_source_dim(at % a.head_dim, a.rotary_dims)};
         };
-        add_heads(in.q, part.heads, a.head_dim, a.rotary_dims);
-        add_heads(in.k, part.kv_heads, a.head_dim, a.rotary_dims);
-        add_heads(in.v, part.kv_heads, a.v_head_dim, 0);
-        add(out.qkv, {&in.q, &in.k, &in.v}, std::move(rows), weights_.shape.hidden, 0, rank);
-        const uint32_t begin = part.heads.begin * a.v_head_dim;
-        add(out.o, {&in.o}, rows_of(in.o, {0, weights_.shape.hidden}),
-            part.heads.count() * a.v_head_dim, begin, rank);
+        add(out.qkv, {&in.q, &in.k, &in.v}, q_rows + k_rows + v_rows, row_at, 0,
+            weights_.shape.hidden, rank);
+        add_rows(out.o, in.o, {0, in.o.rows}, part.heads.begin * a.v_head_dim,
+                 part.heads.count() * a.v_head_dim, rank);
     }
 
     void add_feed_forward(const FeedForward& in, uint32_t rank, PackedFeedForward& out) {
         const Span part = share(in.gate.rows, rank, ranks_);
-        std::vector<SourceRow> rows;
-        for (uint32_t begin = part.begin; begin < part.end; begin += kUnitRows) {
-            for (const Matrix* from : {&in.gate, &in.up}) {
-                for (uint32_t row = begin; row < begin + kUnitRows; ++row)
-                    rows.push_back(row < part.end ? SourceRow{from, row} : SourceRow{});
-            }
-        }
-        add(out.gate_up, {&in.gate, &in.up}, std::move(rows), in.gate.columns, 0, rank);
-        add(out.down, {&in.down}, rows_of(in.down, {0, in.down.rows}), part.count(), part.begin,
-            rank);
+        // A unit of gate, then the unit of up that belongs to it.
+        const auto row_at = [&in, part](uint32_t row) -> SourceRow {
+            const uint32_t unit = row / kUnitRows;
+            const uint32_t from = part.begin + unit / 2 * kUnitRows + row % kUnitRows;
+            if (from >= part.end) return {};
+            return {unit % 2 == 0 ? &in.gate : &in.up, from};
+        };
+        add(out.gate_up, {&in.gate, &in.up}, 2 * padded(part.count(), kUnitRows), row_at, 0,
+            in.gate.columns, rank);
+        add_rows(out.down, in.down, {0, in.down.rows}, part.begin, part.count(), rank);
     }
 
-    static std::vector<SourceRow> rows_of(const Matrix& matrix, Span span) {
-        std::vector<SourceRow> rows;
-        rows.reserve(span.count());
-        for (uint32_t row = span.begin; row < span.end; ++row) rows.push_back({&matrix, row});
-        return rows;
+    // Rows `span` of one matrix, in their order.
+    void add_rows(PackedMatrix& out, const Matrix& matrix, Span span, uint32_t column_begin,
+                  uint32_t columns, uint32_t rank) {
+        const auto row_at = [&matrix, span](uint32_t row) -> SourceRow {
+            return {&matrix, span.begin + row};
+        };
+        add(out, {&matrix}, span.count(), row_at, column_begin, columns, rank);
     }
 
-    void add(PackedMatrix& out, Sources sources, std::vector<SourceRow> rows, uint32_t columns,
-             uint32_t column_begin, uint32_t rank) {
-        out = {common_format(sources, column_begin), static_cast<uint32_t>(rows.size()), columns,
-               nullptr};
-        jobs.push_back({&out, std::move(sources), std::move(rows), column_begin, rank});
+    void add(PackedMatrix& out, Sources sources, uint32_t rows,
+             std::function<SourceRow(uint32_t)> row_at, uint32_t column_begin, uint32_t columns,
+             uint32_t rank) {
+        out = {common_format(sources, column_begin), rows, columns, nullptr};
+        jobs.push_back({&out, std::move(sources), std::move(row_at), column_begin, rank});
     }
 
     void count_vectors() {
@@ -310,9 +314,12 @@ PackedWeights pack_weights(const Weights& weights, const PackOptions& options) {
     parallel_for(layout.jobs.size(), options.threads, [&](size_t i) {
         const Job& job = layout.jobs[i];
         const PackedMatrix& out = *job.out;
+        std::vector<SourceRow> rows;
         for (uint32_t unit = 0; unit < out.units(); ++unit) {
-            const auto rows = std::span(job.rows).subspan(
-                unit * kUnitRows, std::min<size_t>(kUnitRows, out.rows - unit * kUnitRows));
+            rows.clear();
+            const uint32_t begin = unit * kUnitRows;
+            for (uint32_t row = begin; row < std::min(begin + kUnitRows, out.rows); ++row)
+                rows.push_back(job.row_at(row));
             pack_unit(rows, out.format, job.column_begin, out.columns,
                       const_cast<std::byte*>(out.unit(unit)));
         }

@@ -104,7 +104,8 @@ TEST(Load, ReportsProgressUpToTheTotal) {
     };
     const Model model = Model::load(kBundled, options);
     EXPECT_EQ(last, total_bytes);
-    EXPECT_EQ(total_bytes, model.info().weight_bytes);
+    // What is packed: all but the embedding, in whole panels.
+    EXPECT_GT(total_bytes, model.info().weight_bytes * 9 / 10);
 }
 
 // Bytes of a "VmHWM:"-like line of /proc/self/status.
@@ -118,13 +119,13 @@ uint64_t process_bytes(std::string_view key) {
     return kib << 10;
 }
 
-// The weights are read where they lie. What comes on top: the tokenizer (4096 tokens), the index,
-// the shape of every tensor, the stacks of the threads that read.
+// The packed weights, and of the file no more than what is being packed. What comes on top: the
+// tokenizer (4096 tokens), the index, the shape of every tensor, nine programs, stacks of threads.
 TEST(Load, PeakMemoryIsTheWeights) {
 #ifdef __SANITIZE_ADDRESS__
     GTEST_SKIP() << "the sanitizer's own memory is not the engine's";
 #endif
-    constexpr uint64_t kAllowance = uint64_t{8} << 20;
+    constexpr uint64_t kAllowance = uint64_t{12} << 20;
     std::ofstream("/proc/self/clear_refs") << 5;  // the peak starts again from here
     const uint64_t before = process_bytes("VmHWM:");
     ASSERT_GT(before, 0u);
@@ -284,8 +285,8 @@ TEST(Load, RefusesMoreThanMemoryBeforeReading) {
     LoadOptions options;
     options.progress = [](uint64_t, uint64_t) { ADD_FAILURE() << "weights were read"; };
     EXPECT_THAT(refusal([&] { Model::load(scratch.path(), options); }),
-                AllOf(HasSubstr("the weights are " + bytes_text(end)),
-                      MatchesRegex(".*this machine has [0-9.]+ .iB of memory available: .*")));
+                MatchesRegex("the weights are [0-9.]+ .iB, "
+                             "this machine has [0-9.]+ .iB of memory available: .*"));
 }
 
 }  // namespace
