@@ -11,6 +11,7 @@ namespace tessera {
 void add_run(CLI::App& program);
 void add_inspect(CLI::App& program);
 void add_bench(CLI::App& program);
+void add_bench_activations(CLI::App& bench);
 void add_explain(CLI::App& program);
 void add_compare(CLI::App& program);
 

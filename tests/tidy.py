@@ -39,6 +39,7 @@ FLOORS = {
     "apps/inspect.cpp": {"base", "checkpoint", "model", "weights"},
     "apps/explain.cpp": {"base", "checkpoint", "model", "plan"},
     "apps/bench.cpp": {"base", "checkpoint", "model", "weights", "plan", "runtime", "reference"},
+    "apps/bench_activations.cpp": {"base", "checkpoint", "model", "weights", "runtime", "reference", "door"},
     "apps/compare.cpp": {"base", "checkpoint", "model", "weights", "plan", "runtime", "reference", "door"},
 }
 FOLDERS = {Path(key).name for key in FLOORS if key.startswith("src/")} - {"engine.cpp"} | {"door"}

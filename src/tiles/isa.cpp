@@ -6,7 +6,7 @@ namespace tessera {
 namespace portable {
 extern const Kernels kTable;
 }
-#if defined(__x86_64__)
+#if defined(TESSERA_X86_KERNELS)
 namespace avx2 {
 extern const Kernels kTable;
 }
@@ -22,7 +22,7 @@ const Kernels* find_kernels(Isa isa) {
     switch (isa) {
         case Isa::portable:
             return &portable::kTable;
-#if defined(__x86_64__)
+#if defined(TESSERA_X86_KERNELS)
         case Isa::avx2:
             return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2::kTable
                                                                                    : nullptr;
