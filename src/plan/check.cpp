@@ -39,6 +39,11 @@ std::optional<std::string> check_form(const Program& p) {
             if (t.done != kNoEvent) ++signals[t.done];
         }
     }
+    for (const Buffer& buffer : p.buffers) {
+        if (buffer.offset > p.arena_bytes || buffer.bytes() > p.arena_bytes - buffer.offset)
+            return fmt::format("buffer {} of rank {} ends beyond the arena of {} bytes",
+                               value_name(buffer.value), buffer.rank, p.arena_bytes);
+    }
     for (uint32_t i = 0; i < times.size(); ++i)
         if (times[i] != 1) return fmt::format("{} is queued {} times", tile_text(p, i), times[i]);
     for (uint32_t e = 0; e < signals.size(); ++e) {
@@ -179,6 +184,7 @@ class History {
     struct Entry {
         Rectangle where;
         uint32_t tile;
+        bool gone = false;  // its bytes belong to another buffer now; the order still matters
     };
 
     static bool share_bytes(const Buffer& a, const Buffer& b) {
@@ -199,7 +205,7 @@ class History {
         uint64_t covered = 0;
         for (const Entry& entry : written_[access.buffer]) {
             const uint64_t area = overlap(entry.where, where).area();
-            covered += area;
+            if (!entry.gone) covered += area;
             if (area == 0) continue;
             if (auto fault = ordered(entry.tile, tile, access.buffer, "may read")) return fault;
         }
@@ -225,19 +231,20 @@ class History {
                 if (auto fault = ordered(entry.tile, tile, access.buffer, "may overwrite"))
                     return fault;
                 for (const Rectangle& left : without(entry.where, where))
-                    rest.push_back({left, entry.tile});
+                    rest.push_back({left, entry.tile, entry.gone});
             }
             *list = rest;
         }
         written_[access.buffer].push_back({where, tile});
-        // Bytes shared with another buffer: all it held is gone, and nobody may still be at it.
+        // Bytes shared with another buffer: all it held is gone, and nobody may still be at it when
+        // any tile writes here.
         for (const uint32_t other : share_[access.buffer]) {
             for (auto* list : {&written_[other], &readers_[other]}) {
-                for (const Entry& entry : *list) {
+                for (Entry& entry : *list) {
                     if (auto fault = ordered(entry.tile, tile, other, "may overwrite the bytes"))
                         return fault;
+                    entry.gone = true;
                 }
-                list->clear();
             }
         }
         return std::nullopt;
@@ -268,11 +275,13 @@ std::optional<std::string> check_weights_once(const Program& p) {
         const uint32_t slot = span.source == Source::gate_up ? t.slot : 0;
         spans[{t.layer, t.rank, span.source, slot}].push_back(span.units);
     }
+    size_t expected = 0;
     const auto expect = [&](MatrixKey key) -> std::optional<std::string> {
         std::vector<Span>& all = spans[key];
         std::ranges::sort(all, {}, &Span::begin);
-        const uint32_t units = source_units(p.request, key.source, key.layer);
+        const uint32_t units = source_units(p.request, key.source, key.layer, key.rank);
         uint32_t at = 0;
+        ++expected;
         for (const Span& span : all) {
             if (span.begin != at || span.end <= span.begin)
                 return fmt::format("layer {}, rank {}: units {} to {} of a matrix follow unit {}",
@@ -295,6 +304,8 @@ std::optional<std::string> check_weights_once(const Program& p) {
         }
         if (auto fault = expect({s.layers - 1, rank, Source::head, 0})) return fault;
     }
+    if (spans.size() != expected)
+        return fmt::format("{} matrices are read, expected {}", spans.size(), expected);
     return std::nullopt;
 }
 

@@ -89,7 +89,9 @@ class Planner {
 
     void by_units(Op op, Source source, uint32_t layer, uint32_t granule) {
         begin_phase();
-        spread(op, layer, source_units(program_.request, source, layer), granule, 0);
+        for (uint32_t rank = 0; rank < ranks(); ++rank)
+            spread_on(rank, op, layer, source_units(program_.request, source, layer, rank), granule,
+                      0);
         end_phase(op == Op::output || op == Op::down);
     }
 
@@ -153,8 +155,9 @@ class Planner {
             spread_on(rank, op, layer, total, granule, slot);
     }
 
-    // `total` in equal runs of whole granules over a rank's workers. What is left over goes to
-    // those who had least in this phase so far, and among them least in the whole program.
+    // `total` in equal runs of whole granules over a rank's workers. Who had least in this phase so
+    // far, and among equals least in the whole program, takes what is left over; who had most takes
+    // the last run, whose last granule may be cut short.
     void spread_on(uint32_t rank, Op op, uint32_t layer, uint32_t total, uint32_t granule,
                    uint32_t slot) {
         const uint32_t granules = (total + granule - 1) / granule;
@@ -164,13 +167,12 @@ class Planner {
         std::ranges::stable_sort(order, {}, [&](uint32_t w) {
             return std::pair(phase_load_[rank * workers() + w], load_[rank * workers() + w]);
         });
-        std::vector<uint32_t> count(workers(), least);
-        for (uint32_t i = 0; i < more; ++i) ++count[order[i]];
         uint32_t begin = 0;
-        for (uint32_t w = 0; w < workers() && begin < total; ++w) {
-            if (count[w] == 0) continue;
-            const uint32_t end = std::min(total, begin + count[w] * granule);
-            add(rank, w,
+        for (uint32_t i = 0; i < workers() && begin < total; ++i) {
+            const uint32_t count = least + (i < more ? 1 : 0);
+            if (count == 0) break;
+            const uint32_t end = std::min(total, begin + count * granule);
+            add(rank, order[i],
                 {.op = op,
                  .layer = narrow(layer),
                  .slot = narrow(slot),

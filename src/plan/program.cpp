@@ -153,13 +153,13 @@ Program truncated(const Program& program, uint32_t last) {
 
 namespace {
 
-// Rows and columns of the packed matrix on rank 0 (equal on all but for the vocabulary's last row).
+// Rows and columns of the packed matrix on a rank.
 struct Extent {
     uint32_t rows, columns;
     Format format;
 };
 
-Extent extent(const PlanRequest& r, Source source, uint32_t layer) {
+Extent extent(const PlanRequest& r, Source source, uint32_t layer, uint32_t rank) {
     const Shape& s = r.shape;
     const AttentionShape& a = s.attention(layer);
     const AttentionPart part = attention_part(a, 0, r.ranks);
@@ -183,7 +183,7 @@ Extent extent(const PlanRequest& r, Source source, uint32_t layer) {
         case Source::down:
             return {s.hidden, width, stored_format(s, inner, layer)};
         case Source::head:
-            return {share(s.vocab, r.ranks - 1, r.ranks).count(), s.hidden,
+            return {share(s.vocab, rank, r.ranks).count(), s.hidden,
                     stored_format(s, Linear::head, layer)};
     }
     return {};
@@ -191,12 +191,12 @@ Extent extent(const PlanRequest& r, Source source, uint32_t layer) {
 
 }  // namespace
 
-uint32_t source_units(const PlanRequest& r, Source source, uint32_t layer) {
-    return (extent(r, source, layer).rows + kUnitRows - 1) / kUnitRows;
+uint32_t source_units(const PlanRequest& r, Source source, uint32_t layer, uint32_t rank) {
+    return (extent(r, source, layer, rank).rows + kUnitRows - 1) / kUnitRows;
 }
 
 uint64_t source_unit_bytes(const PlanRequest& r, Source source, uint32_t layer) {
-    const Extent e = extent(r, source, layer);
+    const Extent e = extent(r, source, layer, 0);
     return uint64_t{(e.columns + kPanelColumns - 1) / kPanelColumns} * panel_bytes(e.format);
 }
 

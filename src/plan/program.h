@@ -141,9 +141,9 @@ struct WeightSpan {
 };
 WeightSpan weight_span(const Tile& tile);
 
-// Units of that matrix on one rank, and bytes of one of them in tile order. For gate_up and down:
-// of one expert, or of the dense layer.
-uint32_t source_units(const PlanRequest& request, Source source, uint32_t layer);
+// Units of that matrix on a rank (ranks differ in their share of the vocabulary alone), and bytes
+// of one of them in tile order. For gate_up and down: of one expert, or of the dense layer.
+uint32_t source_units(const PlanRequest& request, Source source, uint32_t layer, uint32_t rank = 0);
 uint64_t source_unit_bytes(const PlanRequest& request, Source source, uint32_t layer);
 
 // Experts that a step can need at once, 1 in a dense layer.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <memory>
 #include <mutex>
 
 #include "base/check.h"
@@ -93,6 +94,7 @@ struct Job {
     std::function<SourceRow(uint32_t row)> row_at;
     uint32_t column_begin = 0;
     uint32_t rank = 0;
+    std::shared_ptr<std::atomic<uint32_t>> left;  // ranks that still need these sources
 };
 
 // The format that all parts have; where they differ, or a slice would cut an fp8 scale block, bf16.
@@ -108,9 +110,32 @@ Format common_format(const Sources& parts, uint32_t column_begin) {
 class Layout {
   public:
     Layout(const Weights& weights, uint32_t ranks) : weights_(weights), ranks_(ranks) {
-        packed.shape = weights.shape;
+        const Shape& s = weights.shape;
+        packed.shape = s;
         packed.ranks.resize(ranks);
-        for (uint32_t rank = 0; rank < ranks; ++rank) add_rank(rank);
+        for (PackedRank& rank : packed.ranks) rank.layers.resize(s.layers);
+        for (uint32_t i = 0; i < s.layers; ++i) {
+            const LayerWeights& in = weights.layers[i];
+            add_attention(in, s.attention(i), i);
+            if (!s.is_moe[i]) {
+                add_feed_forward(
+                    in.dense, [i](PackedLayer& layer) { return &layer.dense; }, i);
+                continue;
+            }
+            each_rank([&](uint32_t rank) {
+                add_rows(layer(rank, i).router, in.router, {0, s.experts}, 0, s.hidden, rank);
+                layer(rank, i).experts.resize(s.experts);  // never again: jobs point into it
+            });
+            for (uint32_t e = 0; e < s.experts; ++e)
+                add_feed_forward(
+                    in.experts[e], [e](PackedLayer& l) { return &l.experts[e]; }, i);
+        }
+        each_rank([&](uint32_t rank) {
+            PackedRank& out = packed.ranks[rank];
+            out.vocab = share(s.vocab, rank, ranks_);
+            add_rows(out.head, weights.head, out.vocab, 0, s.hidden, rank);
+        });
+        count_vectors();
     }
 
     uint64_t arena_bytes(uint32_t rank) const {
@@ -124,30 +149,27 @@ class Layout {
     std::vector<Job> jobs;
 
   private:
-    void add_rank(uint32_t rank) {
-        const Shape& s = weights_.shape;
-        PackedRank& out = packed.ranks[rank];
-        out.layers.resize(s.layers);  // never again: jobs point into it
-        for (uint32_t i = 0; i < s.layers; ++i) {
-            const LayerWeights& in = weights_.layers[i];
-            PackedLayer& layer = out.layers[i];
-            add_attention(in, s.attention(i), rank, layer);
-            if (!s.is_moe[i]) {
-                add_feed_forward(in.dense, rank, layer.dense);
-                continue;
-            }
-            add_rows(layer.router, in.router, {0, s.experts}, 0, s.hidden, rank);
-            layer.experts.resize(s.experts);
-            for (uint32_t e = 0; e < s.experts; ++e)
-                add_feed_forward(in.experts[e], rank, layer.experts[e]);
-        }
-        out.vocab = share(s.vocab, rank, ranks_);
-        add_rows(out.head, weights_.head, out.vocab, 0, s.hidden, rank);
-        if (rank == 0) count_vectors();
+    PackedLayer& layer(uint32_t rank, uint32_t i) { return packed.ranks[rank].layers[i]; }
+
+    // The jobs of all ranks for the same sources, one after another: what one has read from the
+    // disk, the others find in memory, and the last lets go of it.
+    template <typename Add>
+    void each_rank(Add add) {
+        left_ = std::make_shared<std::atomic<uint32_t>>(ranks_);
+        for (uint32_t rank = 0; rank < ranks_; ++rank) add(rank);
     }
 
-    void add_attention(const LayerWeights& in, const AttentionShape& a, uint32_t rank,
-                       PackedLayer& out) {
+    void add_attention(const LayerWeights& in, const AttentionShape& a, uint32_t i) {
+        each_rank([&](uint32_t rank) { add_qkv(in, a, rank, layer(rank, i).qkv); });
+        each_rank([&](uint32_t rank) {
+            const AttentionPart part = attention_part(a, rank, ranks_);
+            add_rows(layer(rank, i).o, in.o, {0, in.o.rows}, part.heads.begin * a.v_head_dim,
+                     part.heads.count() * a.v_head_dim, rank);
+        });
+    }
+
+    void add_qkv(const LayerWeights& in, const AttentionShape& a, uint32_t rank,
+                 PackedMatrix& out) {
         const AttentionPart part = attention_part(a, rank, ranks_);
         const uint32_t q_rows = part.heads.count() * a.head_dim;
         const uint32_t k_rows = part.kv_heads.count() * a.head_dim;
@@ -161,24 +183,30 @@ class Layout {
             return {is_q ? &in.q : &in.k,
                     head * a.head_dim + rotary_source_dim(at % a.head_dim, a.rotary_dims)};
         };
-        add(out.qkv, {&in.q, &in.k, &in.v}, q_rows + k_rows + v_rows, row_at, 0,
-            weights_.shape.hidden, rank);
-        add_rows(out.o, in.o, {0, in.o.rows}, part.heads.begin * a.v_head_dim,
-                 part.heads.count() * a.v_head_dim, rank);
+        add(out, {&in.q, &in.k, &in.v}, q_rows + k_rows + v_rows, row_at, 0, weights_.shape.hidden,
+            rank);
     }
 
-    void add_feed_forward(const FeedForward& in, uint32_t rank, PackedFeedForward& out) {
-        const Span part = share(in.gate.rows, rank, ranks_);
+    // `place` finds the feed-forward of a layer that is meant.
+    template <typename Place>
+    void add_feed_forward(const FeedForward& in, Place place, uint32_t i) {
         // A unit of gate, then the unit of up that belongs to it.
-        const auto row_at = [&in, part](uint32_t row) -> SourceRow {
-            const uint32_t unit = row / kUnitRows;
-            const uint32_t from = part.begin + unit / 2 * kUnitRows + row % kUnitRows;
-            if (from >= part.end) return {};
-            return {unit % 2 == 0 ? &in.gate : &in.up, from};
-        };
-        add(out.gate_up, {&in.gate, &in.up}, 2 * padded(part.count(), kUnitRows), row_at, 0,
-            in.gate.columns, rank);
-        add_rows(out.down, in.down, {0, in.down.rows}, part.begin, part.count(), rank);
+        each_rank([&](uint32_t rank) {
+            const Span part = share(in.gate.rows, rank, ranks_);
+            const auto row_at = [&in, part](uint32_t row) -> SourceRow {
+                const uint32_t unit = row / kUnitRows;
+                const uint32_t from = part.begin + unit / 2 * kUnitRows + row % kUnitRows;
+                if (from >= part.end) return {};
+                return {unit % 2 == 0 ? &in.gate : &in.up, from};
+            };
+            add(place(layer(rank, i))->gate_up, {&in.gate, &in.up},
+                2 * padded(part.count(), kUnitRows), row_at, 0, in.gate.columns, rank);
+        });
+        each_rank([&](uint32_t rank) {
+            const Span part = share(in.gate.rows, rank, ranks_);
+            add_rows(place(layer(rank, i))->down, in.down, {0, in.down.rows}, part.begin,
+                     part.count(), rank);
+        });
     }
 
     // Rows `span` of one matrix, in their order.
@@ -194,7 +222,7 @@ class Layout {
              std::function<SourceRow(uint32_t)> row_at, uint32_t column_begin, uint32_t columns,
              uint32_t rank) {
         out = {common_format(sources, column_begin), rows, columns, nullptr};
-        jobs.push_back({&out, std::move(sources), std::move(row_at), column_begin, rank});
+        jobs.push_back({&out, std::move(sources), std::move(row_at), column_begin, rank, left_});
     }
 
     void count_vectors() {
@@ -213,6 +241,7 @@ class Layout {
     const Weights& weights_;
     uint32_t ranks_;
     uint64_t vector_bytes_ = 0;
+    std::shared_ptr<std::atomic<uint32_t>> left_;  // of the jobs being added
 };
 
 std::span<const float> copied(std::span<const float> values, Arena& arena) {
@@ -323,8 +352,9 @@ PackedWeights pack_weights(const Weights& weights, const PackOptions& options) {
             pack_unit(rows, out.format, job.column_begin, out.columns,
                       const_cast<std::byte*>(out.unit(unit)));
         }
+        const bool last = --*job.left == 0;
         for (const Matrix* source : job.sources) {
-            if (options.drop) options.drop(source->stored_bytes());
+            if (last && options.drop) options.drop(source->stored_bytes());
         }
         const uint64_t now = done += out.bytes();
         if (!options.progress) return;

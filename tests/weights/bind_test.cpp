@@ -50,7 +50,7 @@ Json toy(Json config) {
 }
 
 Json toy_separate_fp8() {
-    return test::with_o_proj_ignored(toy(test::published(test::kFlashConfig)));
+    return test::with_o_proj_ignored(toy(test::published(kFlashConfig)));
 }
 
 Json toy_fused_fp8() {

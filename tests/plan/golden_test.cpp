@@ -1,0 +1,41 @@
+// Two small programs as text, tile by tile, beside this file in golden/. A change of the planner
+// shows as a change of these files: read it, then write them anew with TESSERA_UPDATE_GOLDEN=1.
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "plan/explain.h"
+#include "plan/support.h"
+
+namespace tessera {
+namespace {
+
+using test::request;
+
+void expect_golden(const char* name, const Program& program) {
+    const std::string path = std::string(TESSERA_VECTORS "/../plan/golden/") + name;
+    const std::string found = explain_tiles(program);
+    if (std::getenv("TESSERA_UPDATE_GOLDEN") != nullptr) {
+        ASSERT_TRUE(std::ofstream(path, std::ios::binary) << found) << path;
+        return;
+    }
+    std::ifstream file(path, std::ios::binary);
+    ASSERT_TRUE(file) << path;
+    std::stringstream expected;
+    expected << file.rdbuf();
+    EXPECT_EQ(found, expected.str()) << "TESSERA_UPDATE_GOLDEN=1 writes " << path;
+}
+
+TEST(Golden, OneRowTwoWorkers) {
+    expect_golden("one_row_two_workers.txt", plan(request(test::two_layers(), 1, 2, 1)));
+}
+
+TEST(Golden, TwoRowsTwoRanks) {
+    expect_golden("two_rows_two_ranks.txt", plan(request(test::two_layers(), 2, 1, 2)));
+}
+
+}  // namespace
+}  // namespace tessera
