@@ -156,8 +156,9 @@ class Planner {
     }
 
     // `total` in equal runs of whole granules over a rank's workers. Who had least in this phase so
-    // far, and among equals least in the whole program, takes what is left over; who had most takes
-    // the last run, whose last granule may be cut short.
+    // far, and among equals least in the whole program, takes what is left over. The last granule
+    // may be cut short: it is the last of those left over, or else of who had most. So no two
+    // workers of a phase are ever more than a granule apart.
     void spread_on(uint32_t rank, Op op, uint32_t layer, uint32_t total, uint32_t granule,
                    uint32_t slot) {
         const uint32_t granules = (total + granule - 1) / granule;
@@ -167,12 +168,14 @@ class Planner {
         std::ranges::stable_sort(order, {}, [&](uint32_t w) {
             return std::pair(phase_load_[rank * workers() + w], load_[rank * workers() + w]);
         });
+        std::vector<uint32_t> count(workers(), least);
+        for (uint32_t i = 0; i < more; ++i) ++count[order[i]];
+        if (more > 0) std::rotate(order.begin() + more - 1, order.begin() + more, order.end());
         uint32_t begin = 0;
-        for (uint32_t i = 0; i < workers() && begin < total; ++i) {
-            const uint32_t count = least + (i < more ? 1 : 0);
-            if (count == 0) break;
-            const uint32_t end = std::min(total, begin + count * granule);
-            add(rank, order[i],
+        for (const uint32_t w : order) {
+            if (count[w] == 0) continue;
+            const uint32_t end = std::min(total, begin + count[w] * granule);
+            add(rank, w,
                 {.op = op,
                  .layer = narrow(layer),
                  .slot = narrow(slot),

@@ -246,7 +246,7 @@ class Layout {
 
 std::span<const float> copied(std::span<const float> values, Arena& arena) {
     std::byte* const at = arena.take(values.size_bytes());
-    std::memcpy(at, values.data(), values.size_bytes());
+    if (!values.empty()) std::memcpy(at, values.data(), values.size_bytes());
     return {reinterpret_cast<const float*>(at), values.size()};
 }
 

@@ -163,12 +163,10 @@ TEST(Balance, HoldsWhereAnExpertIsNoWholeNumberOfGranules) {
     }
 }
 
-// ------------------------------------------------------------------------------- a fault found
-
-// Last in this file: what fails here is a mistake in src/. Where granules are left over in a slot
-// and the last of them is cut, the cut one must be among those left over: a worker that has only
-// the cut one falls behind by more than a granule, and others get ahead by as much.
-TEST(BalanceFault, HoldsForExpertsOfAnyWidth) {
+// Where granules are left over in a slot and the last of them is cut, the cut one must be among
+// those left over: a worker that has only the cut one falls behind by more than a granule, and
+// others get ahead by as much.
+TEST(Balance, HoldsForExpertsOfAnyWidth) {
     std::vector<std::string> refused;
     for (const uint32_t width : {40u, 48u, 80u, 112u, 200u, 272u, 359u}) {
         const Shape shape =
