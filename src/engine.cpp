@@ -261,6 +261,7 @@ std::unique_ptr<Backend> load_cpu(const Checkpoint& checkpoint, const Weights& w
     cpu.kernels = &wanted_kernels(options.isa);
     refuse_more_than_memory(packed_bytes(weights, options.ranks));
     check_scales(checkpoint, weights.shape, threads);
+    for (const MappedFile& shard : checkpoint.shards) shard.drop(shard.bytes());
     PackOptions pack;
     pack.ranks = options.ranks;
     pack.threads = threads;

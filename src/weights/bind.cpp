@@ -198,6 +198,16 @@ uint64_t Matrix::scale_row(uint32_t row) const {
     return row / part_rows * chunk_scale_rows + (chunk_offset + row % part_rows) / kFp8Block;
 }
 
+std::span<const std::byte> Matrix::stored_scales() const {
+    if (scales == nullptr) return {};
+    if (format == Format::mxfp4) {
+        const uint64_t end = stored_row(rows - 1) + 1;
+        return {scales, end * (columns / kMxBlock)};
+    }
+    const uint64_t blocks = (columns + kFp8Block - 1) / kFp8Block;
+    return {scales, (scale_row(rows - 1) + 1) * blocks * sizeof(float)};
+}
+
 void dequantize_row(const Matrix& matrix, uint32_t row, std::span<float> out) {
     CHECK(row < matrix.rows && out.size() == matrix.columns);
     const uint64_t stored = matrix.stored_row(row);

@@ -38,6 +38,8 @@ struct Matrix {
         const uint64_t begin = stored_row(0), end = stored_row(rows - 1) + 1;
         return {data + begin * row_bytes(), (end - begin) * row_bytes()};
     }
+    // Its scales, of all parts if it is one of a fused projection; none if it has none.
+    std::span<const std::byte> stored_scales() const;
     // The scales of an fp8 matrix restart in every chunk.
     uint64_t scale_row(uint32_t row) const;
 };

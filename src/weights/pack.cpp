@@ -87,14 +87,16 @@ void fill_row(const SourceRow& source, Format format, uint32_t column, uint32_t 
 
 using Sources = std::vector<const Matrix*>;
 
-// One packed matrix to be: where each of its rows comes from.
+// Units of one packed matrix to be: where each of its rows comes from.
 struct Job {
     PackedMatrix* out;
-    Sources sources;
+    Span units;
+    Sources sources;  // that no job needs when this one is done, on all ranks
     std::function<SourceRow(uint32_t row)> row_at;
     uint32_t column_begin = 0;
     uint32_t rank = 0;
     std::shared_ptr<std::atomic<uint32_t>> left;  // ranks that still need these sources
+    std::span<const std::byte> read;              // that this job alone needs
 };
 
 // The format that all parts have; where they differ, or a slice would cut an fp8 scale block, bf16.
@@ -130,18 +132,14 @@ class Layout {
                 add_feed_forward(
                     in.experts[e], [e](PackedLayer& l) { return &l.experts[e]; }, i);
         }
-        each_rank([&](uint32_t rank) {
-            PackedRank& out = packed.ranks[rank];
-            out.vocab = share(s.vocab, rank, ranks_);
-            add_rows(out.head, weights.head, out.vocab, 0, s.hidden, rank);
-        });
+        for (uint32_t rank = 0; rank < ranks; ++rank) add_head(rank);
         count_vectors();
     }
 
     uint64_t arena_bytes(uint32_t rank) const {
         uint64_t bytes = vector_bytes_;
         for (const Job& job : jobs)
-            if (job.rank == rank) bytes += Arena::taken(job.out->bytes());
+            if (job.rank == rank && job.units.begin == 0) bytes += Arena::taken(job.out->bytes());
         return bytes;
     }
 
@@ -209,6 +207,28 @@ class Layout {
         });
     }
 
+    // The largest matrix, in pieces: for more threads, and so that little of it is in memory twice.
+    void add_head(uint32_t rank) {
+        constexpr uint32_t kPieceUnits = 64;
+        PackedRank& out = packed.ranks[rank];
+        out.vocab = share(weights_.shape.vocab, rank, ranks_);
+        left_ = nullptr;
+        add_rows(out.head, weights_.head, out.vocab, 0, weights_.shape.hidden, rank);
+        Job whole = std::move(jobs.back());
+        jobs.pop_back();
+        for (uint32_t begin = 0; begin < out.head.units(); begin += kPieceUnits) {
+            Job piece = whole;
+            piece.sources.clear();
+            piece.units = {begin, std::min(begin + kPieceUnits, out.head.units())};
+            const Matrix& from = weights_.head;
+            const uint64_t first = out.vocab.begin + begin * kUnitRows;
+            const uint64_t last =
+                std::min<uint64_t>(out.vocab.begin + piece.units.end * kUnitRows, out.vocab.end);
+            piece.read = {from.data + first * from.row_bytes(), (last - first) * from.row_bytes()};
+            jobs.push_back(std::move(piece));
+        }
+    }
+
     // Rows `span` of one matrix, in their order.
     void add_rows(PackedMatrix& out, const Matrix& matrix, Span span, uint32_t column_begin,
                   uint32_t columns, uint32_t rank) {
@@ -222,7 +242,14 @@ class Layout {
              std::function<SourceRow(uint32_t)> row_at, uint32_t column_begin, uint32_t columns,
              uint32_t rank) {
         out = {common_format(sources, column_begin), rows, columns, nullptr};
-        jobs.push_back({&out, std::move(sources), std::move(row_at), column_begin, rank, left_});
+        jobs.push_back({&out,
+                        {0, out.units()},
+                        std::move(sources),
+                        std::move(row_at),
+                        column_begin,
+                        rank,
+                        left_,
+                        {}});
     }
 
     void count_vectors() {
@@ -265,12 +292,12 @@ void copy_vectors(const Weights& weights, uint32_t rank, uint32_t ranks, PackedR
     out.norm = copied(weights.norm, out.arena);
 }
 
-void copy_embedding(const Matrix& from, uint32_t threads, PackedWeights& out) {
+void copy_embedding(const Matrix& from, const PackOptions& options, PackedWeights& out) {
     const uint64_t count = uint64_t{from.rows} * from.columns;
     out.embedding_arena = Arena(Arena::taken(count * sizeof(bf16)));
     auto* const to = reinterpret_cast<bf16*>(out.embedding_arena.take(count * sizeof(bf16)));
     constexpr uint32_t kRowsAtOnce = 256;
-    parallel_for((from.rows + kRowsAtOnce - 1) / kRowsAtOnce, threads, [&](size_t piece) {
+    parallel_for((from.rows + kRowsAtOnce - 1) / kRowsAtOnce, options.threads, [&](size_t piece) {
         std::vector<float> values(from.columns);
         const auto begin = static_cast<uint32_t>(piece * kRowsAtOnce);
         for (uint32_t row = begin; row < std::min(begin + kRowsAtOnce, from.rows); ++row) {
@@ -278,6 +305,9 @@ void copy_embedding(const Matrix& from, uint32_t threads, PackedWeights& out) {
             for (uint32_t i = 0; i < from.columns; ++i)
                 to[uint64_t{row} * from.columns + i] = to_bf16(values[i]);
         }
+        const uint32_t end = std::min(begin + kRowsAtOnce, from.rows);
+        if (options.drop)
+            options.drop({from.data + begin * from.row_bytes(), (end - begin) * from.row_bytes()});
     });
     out.embedding = {to, count};
 }
@@ -333,10 +363,11 @@ PackedWeights pack_weights(const Weights& weights, const PackOptions& options) {
     }
     uint64_t total = 0;
     for (Job& job : layout.jobs) {
+        if (job.units.begin > 0) continue;  // a further piece
         job.out->data = layout.packed.ranks[job.rank].arena.take(job.out->bytes());
         total += job.out->bytes();
     }
-    copy_embedding(weights.embedding, options.threads, layout.packed);
+    copy_embedding(weights.embedding, options, layout.packed);
 
     std::atomic<uint64_t> done = 0;
     std::mutex drawing;
@@ -344,7 +375,7 @@ PackedWeights pack_weights(const Weights& weights, const PackOptions& options) {
         const Job& job = layout.jobs[i];
         const PackedMatrix& out = *job.out;
         std::vector<SourceRow> rows;
-        for (uint32_t unit = 0; unit < out.units(); ++unit) {
+        for (uint32_t unit = job.units.begin; unit < job.units.end; ++unit) {
             rows.clear();
             const uint32_t begin = unit * kUnitRows;
             for (uint32_t row = begin; row < std::min(begin + kUnitRows, out.rows); ++row)
@@ -352,11 +383,14 @@ PackedWeights pack_weights(const Weights& weights, const PackOptions& options) {
             pack_unit(rows, out.format, job.column_begin, out.columns,
                       const_cast<std::byte*>(out.unit(unit)));
         }
-        const bool last = --*job.left == 0;
+        if (options.drop && !job.read.empty()) options.drop(job.read);
+        const bool last = job.left && --*job.left == 0;
         for (const Matrix* source : job.sources) {
-            if (last && options.drop) options.drop(source->stored_bytes());
+            if (!last || !options.drop) continue;
+            options.drop(source->stored_bytes());
+            if (source->scales != nullptr) options.drop(source->stored_scales());
         }
-        const uint64_t now = done += out.bytes();
+        const uint64_t now = done += job.units.count() * out.unit_bytes();
         if (!options.progress) return;
         const std::unique_lock lock(drawing, std::try_to_lock);  // whoever is late leaves it
         if (lock && now < total) options.progress(now, total);

@@ -34,22 +34,23 @@ extern "C" void __cxa_throw(void* thrown, void* type, void (*destroy)(void*)) {
     __builtin_unreachable();
 }
 
-void* operator new(std::size_t bytes) {
+// Not inlined: g++ 12 would see one half of a pair and take it for a mismatch.
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
     return counted(bytes, 0);
 }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
+[[gnu::noinline]] void* operator new(std::size_t bytes, std::align_val_t alignment) {
     return counted(bytes, static_cast<std::size_t>(alignment));
 }
-void operator delete(void* made) noexcept {
+[[gnu::noinline]] void operator delete(void* made) noexcept {
     std::free(made);
 }
-void operator delete(void* made, std::size_t) noexcept {
+[[gnu::noinline]] void operator delete(void* made, std::size_t) noexcept {
     std::free(made);
 }
-void operator delete(void* made, std::align_val_t) noexcept {
+[[gnu::noinline]] void operator delete(void* made, std::align_val_t) noexcept {
     std::free(made);
 }
-void operator delete(void* made, std::size_t, std::align_val_t) noexcept {
+[[gnu::noinline]] void operator delete(void* made, std::size_t, std::align_val_t) noexcept {
     std::free(made);
 }
 
