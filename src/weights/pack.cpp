@@ -121,7 +121,7 @@ class Layout {
             add_attention(in, s.attention(i), i);
             if (!s.is_moe[i]) {
                 add_feed_forward(
-                    in.dense, [i](PackedLayer& layer) { return &layer.dense; }, i);
+                    in.dense, [](PackedLayer& layer) { return &layer.dense; }, i);
                 continue;
             }
             each_rank([&](uint32_t rank) {
