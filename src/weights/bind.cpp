@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <map>
 #include <mutex>
 #include <string>
 
@@ -17,6 +16,7 @@
 #include "base/log.h"
 #include "base/numbers.h"
 #include "base/threads.h"
+#include "weights/binder.h"
 
 namespace tessera {
 namespace {
@@ -47,96 +47,36 @@ void check_tensor(const RequiredTensor& required, const Tensor& found) {
     }
 }
 
-// ------------------------------------------------------------------ views of one tensor
+// ------------------------------------------------------------------ fused and separate rows
 
-// Binds by name; every tensor it is asked for was checked before.
-class Binder {
-  public:
-    Binder(const Checkpoint& checkpoint, const Shape& shape)
-        : tensors_(checkpoint.tensors), shape_(shape) {}
+// `rows` rows of a fused matrix: an equal run in each chunk, `offset` rows into it.
+Matrix part(const Matrix& fused, uint32_t chunks, uint32_t offset, uint32_t rows) {
+    Matrix part = fused;
+    part.rows = rows;
+    part.part_rows = rows / chunks;
+    part.chunk_rows = fused.rows / chunks;
+    part.chunk_offset = offset;
+    return part;
+}
 
-    std::vector<float> vector(const std::string& name) const {
-        const Tensor& tensor = tensors_.at(name);
-        std::vector<float> values(tensor.shape[0]);
-        Matrix row = whole(tensor, nullptr, 1, tensor.shape[0]);
-        dequantize_row(row, 0, values);
-        return values;
+void bind_attention(const Binder& binder, const std::string& module, const Shape& shape,
+                    const AttentionShape& a, LayerWeights& layer) {
+    const uint32_t hidden = shape.hidden;
+    if (shape.fused_qkv) {
+        const Matrix fused =
+            binder.matrix(module + ".qkv_proj", a.q_rows() + a.k_rows() + a.v_rows(), hidden);
+        const uint32_t chunks = shape.qkv_chunks();
+        layer.q = part(fused, chunks, 0, a.q_rows());
+        layer.k = part(fused, chunks, a.q_rows() / chunks, a.k_rows());
+        layer.v = part(fused, chunks, (a.q_rows() + a.k_rows()) / chunks, a.v_rows());
+    } else {
+        layer.q = binder.matrix(module + ".q_proj", a.q_rows(), hidden);
+        layer.k = binder.matrix(module + ".k_proj", a.k_rows(), hidden);
+        layer.v = binder.matrix(module + ".v_proj", a.v_rows(), hidden);
     }
-
-    // `module`.weight with its scales; `columns` in elements.
-    Matrix matrix(const std::string& module, uint64_t rows, uint64_t columns) const {
-        const Tensor& tensor = tensors_.at(module + ".weight");
-        const Tensor* scales = nullptr;
-        if (tensor.dtype == Dtype::e4m3) scales = &tensors_.at(module + ".weight_scale_inv");
-        if (tensor.dtype == Dtype::u8) scales = &tensors_.at(module + ".weight_scale");
-        return whole(tensor, scales, rows, columns);
-    }
-
-    void attention(const std::string& module, const AttentionShape& a, LayerWeights& layer) const {
-        const uint32_t hidden = shape_.hidden;
-        if (shape_.fused_qkv) {
-            const Matrix fused =
-                matrix(module + ".qkv_proj", a.q_rows() + a.k_rows() + a.v_rows(), hidden);
-            const uint32_t chunks = shape_.qkv_chunks();
-            layer.q = part(fused, chunks, 0, a.q_rows());
-            layer.k = part(fused, chunks, a.q_rows() / chunks, a.k_rows());
-            layer.v = part(fused, chunks, (a.q_rows() + a.k_rows()) / chunks, a.v_rows());
-        } else {
-            layer.q = matrix(module + ".q_proj", a.q_rows(), hidden);
-            layer.k = matrix(module + ".k_proj", a.k_rows(), hidden);
-            layer.v = matrix(module + ".v_proj", a.v_rows(), hidden);
-        }
-        layer.o = matrix(module + ".o_proj", hidden, a.o_columns());
-        if (a.sink) layer.sink = vector(module + ".attention_sink_bias");
-    }
-
-    FeedForward feed_forward(const std::string& module, uint32_t width) const {
-        return {matrix(module + ".gate_proj", width, shape_.hidden),
-                matrix(module + ".up_proj", width, shape_.hidden),
-                matrix(module + ".down_proj", shape_.hidden, width)};
-    }
-
-  private:
-    static Format format_of(Dtype dtype) {
-        switch (dtype) {
-            case Dtype::f32:
-                return Format::f32;
-            case Dtype::bf16:
-                return Format::bf16;
-            case Dtype::e4m3:
-                return Format::fp8;
-            default:
-                CHECK(dtype == Dtype::u8);  // no inventory lists another
-                return Format::mxfp4;
-        }
-    }
-
-    static Matrix whole(const Tensor& tensor, const Tensor* scales, uint64_t rows,
-                        uint64_t columns) {
-        const auto count = static_cast<uint32_t>(rows);
-        return {format_of(tensor.dtype),
-                count,
-                static_cast<uint32_t>(columns),
-                tensor.bytes.data(),
-                scales ? scales->bytes.data() : nullptr,
-                count,
-                count,
-                0};
-    }
-
-    // `rows` rows of a fused matrix: an equal run in each chunk, `offset` rows into it.
-    static Matrix part(const Matrix& fused, uint32_t chunks, uint32_t offset, uint32_t rows) {
-        Matrix part = fused;
-        part.rows = rows;
-        part.part_rows = rows / chunks;
-        part.chunk_rows = fused.rows / chunks;
-        part.chunk_offset = offset;
-        return part;
-    }
-
-    const std::map<std::string, Tensor>& tensors_;
-    const Shape& shape_;
-};
+    layer.o = binder.matrix(module + ".o_proj", hidden, a.o_columns());
+    if (a.sink) layer.sink = binder.vector(module + ".attention_sink_bias");
+}
 
 float scale_at(const std::byte* scales, uint64_t index) {
     float scale;
@@ -291,7 +231,7 @@ Weights bind(const Checkpoint& checkpoint, const Shape& shape) {
     Weights weights{};
     weights.shape = shape;
     weights.bytes = check_tensors(checkpoint, target_inventory(shape));
-    const Binder binder(checkpoint, shape);
+    const Binder binder(checkpoint);
     weights.embedding = binder.matrix("model.embed_tokens", shape.vocab, shape.hidden);
     weights.head = binder.matrix("lm_head", shape.vocab, shape.hidden);
     weights.norm = binder.vector("model.norm.weight");
@@ -300,16 +240,16 @@ Weights bind(const Checkpoint& checkpoint, const Shape& shape) {
         LayerWeights& layer = weights.layers.emplace_back();
         layer.input_norm = binder.vector(at + ".input_layernorm.weight");
         layer.post_norm = binder.vector(at + ".post_attention_layernorm.weight");
-        binder.attention(at + ".self_attn", shape.attention(i), layer);
+        bind_attention(binder, at + ".self_attn", shape, shape.attention(i), layer);
         if (!shape.is_moe[i]) {
-            layer.dense = binder.feed_forward(at + ".mlp", shape.dense_width);
+            layer.dense = binder.feed_forward(at + ".mlp", shape.dense_width, shape.hidden);
             continue;
         }
         layer.router = binder.matrix(at + ".mlp.gate", shape.experts, shape.hidden);
         layer.correction_bias = binder.vector(at + ".mlp.gate.e_score_correction_bias");
         for (uint32_t e = 0; e < shape.experts; ++e) {
-            layer.experts.push_back(
-                binder.feed_forward(at + ".mlp.experts." + std::to_string(e), shape.expert_width));
+            layer.experts.push_back(binder.feed_forward(at + ".mlp.experts." + std::to_string(e),
+                                                        shape.expert_width, shape.hidden));
         }
     }
     return weights;
