@@ -1,8 +1,9 @@
-// Seeded checkpoints in memory: the weights that tests/vectors/reference.py gives to transformers,
-// made again from the tensor's name, and random bytes in the published formats. With these nearly
-// every test runs without a file.
+// Seeded checkpoints in memory: the weights that tests/vectors/seeded.py gives to the oracles, made
+// again from the tensor's name, and random bytes in the published formats. With these nearly every
+// test runs without a file.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -12,6 +13,7 @@
 
 #include "base/numbers.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/mask_embedding.h"
 #include "weights/inventory.h"
 
 namespace tessera::test {
@@ -30,11 +32,16 @@ inline uint64_t splitmix64(uint64_t first, uint64_t i) {
     return z ^ (z >> 31);
 }
 
+// Element i of the stream `name`: from -1 up to 1.
+inline double seeded_unit(std::string_view name, uint64_t i, uint64_t seed) {
+    const auto draw = static_cast<double>(splitmix64(fnv1a64(name) + seed, i) >> 40);
+    return draw / 8388608.0 - 1;  // 2^23
+}
+
 // Element i of the published tensor `name`, last extent `columns`.
 inline float seeded_value(std::string_view name, uint64_t i, uint64_t columns, uint64_t seed) {
-    const auto draw = static_cast<double>(splitmix64(fnv1a64(name) + seed, i) >> 40);
-    double unit = draw / 8388608.0 - 1;  // 2^23: from -1 up to 1
-    if (name.find("layernorm") != name.npos || name == "model.norm.weight") {
+    double unit = seeded_unit(name, i, seed);
+    if (name.ends_with("norm.weight")) {
         unit = 1 + 0.25 * unit;
     } else if (name.ends_with("e_score_correction_bias")) {
         unit = 0.05 * unit;
@@ -44,6 +51,14 @@ inline float seeded_value(std::string_view name, uint64_t i, uint64_t columns, u
         unit = unit * std::sqrt(3.0 / static_cast<double>(columns)) * 1.5;
     }
     return round_bf16(static_cast<float>(unit));
+}
+
+// `count` values of the stream `name` in the embedding's range: a mask, taps.
+inline std::vector<float> seeded_rows(std::string_view name, uint64_t count, uint64_t seed) {
+    std::vector<float> values(count);
+    for (uint64_t i = 0; i < count; ++i)
+        values[i] = round_bf16(static_cast<float>(seeded_unit(name, i, seed)));
+    return values;
 }
 
 // A checkpoint whose tensors live in memory.
@@ -63,9 +78,10 @@ struct SeededCheckpoint {
 
 // Every tensor of the inventory: bf16 and f32 hold seeded values, e4m3 and u8 seeded bytes (no
 // NaN), their scales seeded powers of two near the size of the seeded values.
-inline SeededCheckpoint seeded_checkpoint(const Shape& shape, uint64_t seed) {
+inline SeededCheckpoint seeded_checkpoint(const std::vector<RequiredTensor>& inventory,
+                                          uint64_t seed) {
     SeededCheckpoint made;
-    for (const RequiredTensor& required : target_inventory(shape)) {
+    for (const RequiredTensor& required : inventory) {
         const Dtype dtype = required.dtypes.front();
         std::vector<std::byte>& bytes = made.add(required.name, dtype, required.shape);
         const uint64_t start = fnv1a64(required.name) + seed;
@@ -89,6 +105,20 @@ inline SeededCheckpoint seeded_checkpoint(const Shape& shape, uint64_t seed) {
         }
     }
     return made;
+}
+
+inline SeededCheckpoint seeded_checkpoint(const Shape& shape, uint64_t seed) {
+    return seeded_checkpoint(target_inventory(shape), seed);
+}
+inline SeededCheckpoint seeded_checkpoint(const DrafterShape& shape, uint64_t seed) {
+    return seeded_checkpoint(drafter_inventory(shape), seed);
+}
+
+inline MaskEmbedding seeded_mask(const DrafterShape& shape, uint64_t seed) {
+    MaskEmbedding mask{shape.mask_token, {}};
+    for (const float value : seeded_rows("mask_embedding", shape.hidden, seed))
+        mask.embedding.push_back(to_bf16(value));
+    return mask;
 }
 
 }  // namespace tessera::test

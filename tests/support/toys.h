@@ -37,4 +37,23 @@ inline Shape toy_shape(const Json& changes = Json::object()) {
     return parse_shape(config, "toy");
 }
 
+// A drafter for toy_config(), in the published form but with values narrower than keys.
+inline Json toy_drafter_config() {
+    return Json::parse(R"({
+        "model_type": "qwen3", "hidden_size": 160, "num_hidden_layers": 2, "vocab_size": 200,
+        "intermediate_size": 256, "num_attention_heads": 8, "num_key_value_heads": 2,
+        "head_dim": 32, "v_head_dim": 24, "partial_rotary_factor": 0.5, "rope_theta": 10000,
+        "rms_norm_eps": 1e-5, "attention_bias": false,
+        "dflash_config": {"target_layer_ids": [0, 2, 3], "mask_token_id": 199, "block_size": 8,
+                          "use_swa": true, "swa_window_size": 12, "attention_value_scale": 0.612,
+                          "attention_sink_bias": true}
+    })");
+}
+
+inline DrafterShape toy_drafter_shape(const Json& changes = Json::object()) {
+    Json config = toy_drafter_config();
+    config.merge_patch(changes);
+    return parse_drafter_shape(config, toy_shape(), "toy drafter");
+}
+
 }  // namespace tessera::test

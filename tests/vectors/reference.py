@@ -4,10 +4,9 @@
     tests/vectors/reference.py                          remakes tests/vectors/reference/*.json
     tests/vectors/reference.py --config FILE --seed 7 --out FILE     any mimo_v2_flash config.json
 
-Needs torch and transformers. Weights are not stored: tensor NAME has values
-    bf16(scale * (2 * (splitmix64(fnv1a64(NAME) + seed + i) >> 40) / 2^24 - 1)) (+ 1 for norms)
-which tests/support/seeded.h makes again. A vector holds the config, the seed, the prompt, every
-position's logits, the last position's residual after each layer, and 64 greedy tokens.
+Needs torch and transformers. Weights are not stored: seeded.py makes them from their names. A vector
+holds the config, the seed, the prompt, every position's logits, the last position's residual after
+each layer, and 64 greedy tokens.
 """
 
 import argparse
@@ -18,38 +17,9 @@ import numpy as np
 import torch
 from transformers.models.mimo_v2_flash import MiMoV2FlashConfig, MiMoV2FlashForCausalLM
 
+from seeded import seeded, splitmix64
+
 HERE = Path(__file__).parent / "reference"
-MASK = (1 << 64) - 1
-
-
-def fnv1a64(text):
-    value = 0xCBF29CE484222325
-    for byte in text.encode():
-        value = (value ^ byte) * 0x100000001B3 & MASK
-    return value
-
-
-def splitmix64(first, count):
-    with np.errstate(over="ignore"):
-        z = np.uint64(first & MASK) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
-
-
-def seeded(name, shape, seed):
-    """The tensor of that published name: f32 values that bf16 can hold."""
-    count = int(np.prod(shape))
-    unit = (splitmix64(fnv1a64(name) + seed, count) >> np.uint64(40)).astype(np.float64) / 2**23 - 1
-    if "layernorm" in name or name == "model.norm.weight":
-        unit = 1 + 0.25 * unit
-    elif name.endswith("e_score_correction_bias"):
-        unit = 0.05 * unit
-    elif name.endswith("attention_sink_bias"):
-        unit = 2 * unit
-    elif name != "model.embed_tokens.weight":
-        unit = unit * (3 / shape[-1]) ** 0.5 * 1.5
-    return torch.from_numpy(unit.astype(np.float32)).reshape(shape).bfloat16().float()
 
 
 def transformers_model(config):
