@@ -1,51 +1,16 @@
 #include "reference/reference.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "base/check.h"
-#include "base/numbers.h"
+#include "reference/loops.h"
 
 namespace tessera {
+
+using loops::multiply;
+
 namespace {
-
-// Eight partial sums, always these eight and always added in this order: the compiler may use its
-// vectors, and a result does not depend on which it has.
-float dot(std::span<const float> a, std::span<const float> b) {
-    constexpr size_t kLanes = 8;
-    float lanes[kLanes] = {};
-    size_t i = 0;
-    for (; i + kLanes <= a.size(); i += kLanes) {
-        for (size_t lane = 0; lane < kLanes; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
-    }
-    float sum = 0;
-    for (; i < a.size(); ++i) sum += a[i] * b[i];
-    for (const float lane : lanes) sum += lane;
-    return sum;
-}
-
-// y[row] = W x[row], unrounded: [rows, columns] -> [rows, W.rows]. One weight row at a time serves
-// all rows, so its dequantisation is paid once.
-std::vector<float> multiply(const Matrix& w, std::span<const float> x) {
-    const size_t rows = x.size() / w.columns;
-    CHECK(rows * w.columns == x.size());
-    std::vector<float> y(rows * w.rows), weight(w.columns);
-    for (uint32_t out = 0; out < w.rows; ++out) {
-        dequantize_row(w, out, weight);
-        for (size_t row = 0; row < rows; ++row) {
-            y[row * w.rows + out] = dot(weight, x.subspan(row * w.columns, w.columns));
-        }
-    }
-    return y;
-}
-
-float sigmoid(float x) {
-    return 1.0f / (1.0f + std::exp(-x));
-}
-float silu(float x) {
-    return x * sigmoid(x);
-}
 
 // The `count` best of `scores`, best first; the lower index wins a tie.
 std::vector<uint32_t> top(std::span<const float> scores, uint32_t count) {
@@ -74,15 +39,13 @@ std::vector<float> Reference::forward(Cache& cache, std::span<const uint32_t> to
         dequantize_row(weights_.embedding, tokens[row],
                        std::span(x).subspan(row * s.hidden, s.hidden));
     }
-    const auto add = [&](std::span<const float> update) {
-        for (size_t i = 0; i < x.size(); ++i) x[i] = stored(x[i] + stored(update[i]));
-    };
     for (uint32_t i = 0; i < s.layers; ++i) {
         const LayerWeights& w = weights_.layers[i];
-        add(attention(w, i, cache, norm(x, w.input_norm), observe));
+        loops::add(x, attention(w, i, cache, norm(x, w.input_norm), observe), rounding_);
         if (observe) observe(i, Stage::attended, x);
         const std::vector<float> u = norm(x, w.post_norm);
-        add(s.is_moe[i] ? experts(w, u) : feed_forward(w.dense, u));
+        loops::add(x, s.is_moe[i] ? experts(w, u) : loops::feed_forward(w.dense, u, rounding_),
+                   rounding_);
         if (observe) observe(i, Stage::residual, x);
     }
     cache.length += static_cast<uint32_t>(tokens.size());
@@ -98,86 +61,33 @@ std::vector<float> Reference::attention(const LayerWeights& w, uint32_t layer, C
     const AttentionShape& a = shape().attention(layer);
     const auto rows = static_cast<uint32_t>(u.size() / shape().hidden);
     std::vector<float> q = multiply(w.q, u), k = multiply(w.k, u), v = multiply(w.v, u);
-    for (std::vector<float>* projected : {&q, &k, &v}) {
-        for (float& value : *projected) value = stored(value);
-    }
-    for (uint32_t row = 0; row < rows; ++row) {
-        const uint32_t position = cache.length + row;
-        for (uint32_t h = 0; h < a.heads; ++h) {
-            rotate(std::span(q).subspan((row * a.heads + h) * a.head_dim, a.rotary_dims), position,
-                   a);
-        }
-        for (uint32_t h = 0; h < a.kv_heads; ++h) {
-            rotate(std::span(k).subspan((row * a.kv_heads + h) * a.head_dim, a.rotary_dims),
-                   position, a);
-        }
-    }
+    for (std::vector<float>* projected : {&q, &k, &v}) loops::store(*projected, rounding_);
+    loops::rotate(q, a.heads, cache.length, a, rounding_);
+    loops::rotate(k, a.kv_heads, cache.length, a, rounding_);
     if (observe) observe(layer, Stage::query, q);
-    for (float& value : v) value = stored(shape().value_scale * value);
+    for (float& value : v) value = stored(shape().value_scale * value, rounding_);
     std::vector<float>&keys = cache.keys[layer], &values = cache.values[layer];
     keys.insert(keys.end(), k.begin(), k.end());
     values.insert(values.end(), v.begin(), v.end());
 
-    const float scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim));
-    std::vector<float> mixed(size_t{rows} * a.o_columns()), p;
+    std::vector<float> mixed(size_t{rows} * a.o_columns());
     for (uint32_t row = 0; row < rows; ++row) {
         const uint32_t i = cache.length + row;  // the query's position
         const uint32_t first = a.window != 0 && i >= a.window ? i - a.window + 1 : 0;
-        for (uint32_t h = 0; h < a.heads; ++h) {
-            const uint32_t kv = h / (a.heads / a.kv_heads);
-            const auto query =
-                std::span(q).subspan((size_t{row} * a.heads + h) * a.head_dim, a.head_dim);
-            p.assign(i - first + 1, 0.0f);
-            for (uint32_t j = first; j <= i; ++j) {
-                const auto key =
-                    std::span(keys).subspan((size_t{j} * a.kv_heads + kv) * a.head_dim, a.head_dim);
-                p[j - first] = dot(query, key) * scale;
-            }
-            // The sink takes its share of the sum and brings no value.
-            float highest = *std::ranges::max_element(p);
-            if (a.sink) highest = std::max(highest, w.sink[h]);
-            float sum = a.sink ? std::exp(w.sink[h] - highest) : 0.0f;
-            for (float& score : p) sum += score = std::exp(score - highest);
-            const auto out =
-                std::span(mixed).subspan((size_t{row} * a.heads + h) * a.v_head_dim, a.v_head_dim);
-            for (uint32_t j = first; j <= i; ++j) {
-                const float* value = &values[(size_t{j} * a.kv_heads + kv) * a.v_head_dim];
-                for (uint32_t d = 0; d < a.v_head_dim; ++d) out[d] += p[j - first] / sum * value[d];
-            }
-            for (float& value : out) value = stored(value);
-        }
+        loops::attend(std::span(q).subspan(size_t{row} * a.q_rows(), a.q_rows()),
+                      {keys, values, first, i + 1}, w.sink, a,
+                      std::span(mixed).subspan(size_t{row} * a.o_columns(), a.o_columns()),
+                      rounding_);
     }
     if (observe) observe(layer, Stage::mixed, mixed);
     return multiply(w.o, mixed);
-}
-
-// NeoX pairing over `head`, which holds the rotary dims only.
-void Reference::rotate(std::span<float> head, uint32_t position, const AttentionShape& a) const {
-    const size_t half = head.size() / 2;
-    for (size_t i = 0; i < half; ++i) {
-        const float exponent = static_cast<float>(2 * i) / static_cast<float>(head.size());
-        const float angle =
-            static_cast<float>(position) * (1.0f / std::pow(a.rope_theta, exponent));
-        const float cosine = std::cos(angle), sine = std::sin(angle);
-        const float low = head[i], high = head[i + half];
-        head[i] = stored(low * cosine - high * sine);
-        head[i + half] = stored(high * cosine + low * sine);
-    }
-}
-
-std::vector<float> Reference::feed_forward(const FeedForward& w, std::span<const float> u) const {
-    std::vector<float> gate = multiply(w.gate, u);
-    const std::vector<float> up = multiply(w.up, u);
-    for (size_t i = 0; i < gate.size(); ++i)
-        gate[i] = stored(silu(stored(gate[i])) * stored(up[i]));
-    return multiply(w.down, gate);
 }
 
 std::vector<Reference::Choice> Reference::route(const LayerWeights& w,
                                                 std::span<const float> in) const {
     const Shape& s = shape();
     std::vector<float> score = multiply(w.router, in);
-    for (float& value : score) value = sigmoid(value);
+    for (float& value : score) value = loops::sigmoid(value);
     std::vector<float> biased = score;
     for (uint32_t e = 0; e < s.experts; ++e) biased[e] += w.correction_bias[e];
     // The bias chooses; the unbiased scores weigh.
@@ -213,7 +123,7 @@ std::vector<float> Reference::experts(const LayerWeights& w, std::span<const flo
             slots.push_back(slot);
         }
         if (slots.empty()) continue;
-        const std::vector<float> y = feed_forward(w.experts[e], gathered);
+        const std::vector<float> y = loops::feed_forward(w.experts[e], gathered, rounding_);
         for (size_t i = 0; i < slots.size(); ++i) {
             outputs[slots[i]].assign(y.begin() + i * s.hidden, y.begin() + (i + 1) * s.hidden);
         }
@@ -229,16 +139,7 @@ std::vector<float> Reference::experts(const LayerWeights& w, std::span<const flo
 }
 
 std::vector<float> Reference::norm(std::span<const float> x, std::span<const float> gain) const {
-    std::vector<float> y(x.size());
-    const size_t width = gain.size();
-    for (size_t row = 0; row < x.size() / width; ++row) {
-        const auto in = x.subspan(row * width, width);
-        const float variance = dot(in, in) / static_cast<float>(width);
-        const float inverse = 1.0f / std::sqrt(variance + shape().norm_epsilon);
-        for (size_t i = 0; i < width; ++i)
-            y[row * width + i] = stored(stored(in[i] * inverse) * gain[i]);
-    }
-    return y;
+    return loops::norm(x, gain, shape().norm_epsilon, rounding_);
 }
 
 }  // namespace tessera

@@ -8,14 +8,10 @@
 #include <span>
 #include <vector>
 
-#include "base/numbers.h"
+#include "reference/rounding.h"
 #include "weights/bind.h"
 
 namespace tessera {
-
-// Where intermediate values are rounded: nowhere (the oracle's fp32), or to bf16 wherever the
-// published model stores an activation. docs/NUMERICS.md lists the places.
-enum class Rounding : uint8_t { none, bf16 };
 
 class Reference {
   public:
@@ -58,14 +54,9 @@ class Reference {
 
     std::vector<float> attention(const LayerWeights& w, uint32_t layer, Cache& cache,
                                  std::span<const float> u, const Observer& observe) const;
-    std::vector<float> feed_forward(const FeedForward& w, std::span<const float> u) const;
     std::vector<Choice> route(const LayerWeights& w, std::span<const float> in) const;
     std::vector<float> experts(const LayerWeights& w, std::span<const float> u) const;
     std::vector<float> norm(std::span<const float> x, std::span<const float> gain) const;
-    void rotate(std::span<float> head, uint32_t position, const AttentionShape& a) const;
-    float stored(float value) const {
-        return rounding_ == Rounding::bf16 ? round_bf16(value) : value;
-    }
 
     const Weights& weights_;
     Rounding rounding_;
