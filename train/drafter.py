@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the DFlash drafter on the target's own text, and measures it.
 
-    train/drafter.py OUT --minutes 6        after train/target.py and train/generate.py
+    train/drafter.py MODEL OUT --minutes 9      after train/generate.py DATA MODEL OUT
 
 Per row of text, random anchors; each gives a block [anchor, mask x 7] whose queries see the context
 strictly before the anchor, within the window, and their own block in both directions. Frozen:
@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import generate
 import model
+import published
 from optimizer import MuonAdamW
 
 CONFIG = Path(__file__).parent / "dflash_config.json"
@@ -183,6 +183,7 @@ def tokens_per_step(lesson, drafter, text, prompt, propose_fn, batch):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--steps", type=int, default=0)
@@ -197,7 +198,7 @@ def main():
     torch.set_float32_matmul_precision("high")
     shape = DrafterShape(a.config)
     shutil.copy(a.config, a.out / "dflash_config.json")
-    target, weights = generate.load_target(a.out, a.device)
+    target, weights = published.load_target(a.model, a.device)
     drafter = Drafter(shape).to(a.device)
     with torch.no_grad():
         drafter.mask.copy_(weights["embed"].float().std() * torch.randn_like(drafter.mask))
@@ -225,7 +226,8 @@ def main():
         at += a.batch
         rows = torch.from_numpy(text[pick.numpy()].astype(np.int64)).to(a.device)
         first = prompts[pick].to(a.device)[:, None] - 1
-        spread = torch.rand(a.batch, shape.num_anchors, device=a.device)
+        # Denser where the answer begins: later on greedy text loops, and there is less to learn.
+        spread = torch.rand(a.batch, shape.num_anchors, device=a.device) ** 1.5
         anchors = (first + spread * (about["length"] - shape.block_size - first)).long()
         taps, embedding, labels = lesson.prepare(rows, anchors)
         w = drafter.effective()

@@ -3,9 +3,10 @@
 
     train/export.py DATA RUN MODEL [--format fp4|bf16]
 
-RUN holds target.pt and drafter.pt; DATA the tokenizer. Routed experts become MXFP4, the fused qkv
-and the dense layer FP8 with 128 x 128 scales that restart in every qkv chunk, the rest bf16 and f32.
-`--format bf16` writes the same weights unquantised (experts, qkv and dense layer in bf16).
+Of RUN, what is there: target.pt makes the folder, with the tokenizer of DATA; drafter.pt its dflash/,
+beside a target written before. Routed experts become MXFP4, the fused qkv and the dense layer FP8 with
+128 x 128 scales that restart in every qkv chunk, the rest bf16 and f32. `--format bf16` writes the same
+weights unquantised (experts, qkv and dense layer in bf16).
 """
 
 import argparse
@@ -66,7 +67,6 @@ class Writer:
         total = sum(t.nbytes for t in self.tensors.values())
         write_json(folder / "model.safetensors.index.json",
                    {"metadata": {"total_size": total, "tp_size": 1}, "weight_map": where})
-        return total
 
 
 def write_json(file, value):
@@ -130,14 +130,7 @@ def write_text_files(data, folder, config):
         "do_sample": True, "temperature": 1.0, "top_p": 0.95})
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--format", choices=["fp4", "bf16"], default="fp4")
-    a = parser.parse_args()
-    a.model.mkdir(parents=True, exist_ok=True)
+def export_target(a):
     for old in a.model.glob("*.safetensors"):
         old.unlink()
     target = model.Target(model.Shape(a.run / "config.json"))
@@ -148,14 +141,33 @@ def main():
     write_json(a.model / "config.json", config)
     writer = Writer(a.format == "fp4")
     write_target(target, writer)
-    total = writer.save(a.model)
-    if (a.run / "drafter.pt").exists():
-        net = drafter.Drafter(drafter.DrafterShape(a.run / "dflash_config.json"))
-        net.load_state_dict(torch.load(a.run / "drafter.pt", map_location="cpu"))
-        write_drafter(net, a.run / "dflash_config.json", a.model / "dflash")
+    writer.save(a.model)
     write_text_files(a.data, a.model, config)
+
+
+def export_drafter(a):
+    config_file = a.run / "dflash_config.json"
+    net = drafter.Drafter(drafter.DrafterShape(config_file))
+    net.load_state_dict(torch.load(a.run / "drafter.pt", map_location="cpu"))
+    write_drafter(net, config_file, a.model / "dflash")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--format", choices=["fp4", "bf16"], default="fp4")
+    a = parser.parse_args()
+    a.model.mkdir(parents=True, exist_ok=True)
+    parts = {"target.pt": lambda: export_target(a), "drafter.pt": lambda: export_drafter(a)}
+    found = [name for name in parts if (a.run / name).exists()]
+    if not found:
+        parser.error(f"{a.run} has neither of {', '.join(parts)}")
+    for name in found:
+        parts[name]()
     everything = sum(f.stat().st_size for f in a.model.rglob("*") if f.is_file())
-    print(f"{a.model}: {len(writer.tensors)} tensors, {total} bytes; {everything / 2**20:.2f} MiB in all")
+    print(f"{a.model}: wrote {' and '.join(found)}; {everything / 2**20:.2f} MiB in all")
 
 
 if __name__ == "__main__":

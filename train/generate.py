@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Text written by the target as it will be served: what the drafter learns from.
 
-    train/generate.py DATA OUT --seconds 90     weights are OUT/target.pt, quantised
+    train/generate.py DATA MODEL OUT --seconds 270      MODEL as train/export.py wrote it
 
-Prompts are windows of the training stream, half of them document starts, 32 or 256 tokens; the
+Prompts are windows of the training stream, half of them document starts, 32 to 256 tokens; the
 target continues to LENGTH, greedily or at a temperature. Writes OUT/generated.u16 [rows, LENGTH]
 and OUT/generated.json: per batch of rows its prompt length and temperature. Held-out prompts,
 greedy, go to OUT/heldout.u16 for measuring the drafter.
@@ -19,10 +19,13 @@ import torch
 import torch.nn.functional as F
 
 import model
+import published
 
-LENGTH = 768
+# Longer texts would be no better lessons: the drafter's window is shorter, and greedy text of a small
+# model ends in loops.
+LENGTH = 512
 # (prompt tokens, temperature), in turn; 0 is greedy. Half greedy: that is how code is decoded.
-MIX = [(256, 0.0), (32, 0.0), (256, 0.7), (32, 1.0), (256, 0.0), (32, 0.0), (256, 1.0), (32, 0.7)]
+MIX = [(128, 0.0), (32, 0.0), (128, 0.7), (32, 1.0), (256, 0.0), (64, 0.0), (256, 1.0), (64, 0.7)]
 
 
 class Generator:
@@ -123,27 +126,21 @@ class Prompts:
         return torch.from_numpy(self.ids[begin[:, None] + np.arange(length)]).to(device)
 
 
-def load_target(run, device):
-    """(target, effective quantised weights) of the folder train/target.py wrote."""
-    target = model.Target(model.Shape(run / "config.json")).to(device)
-    target.load_state_dict(torch.load(run / "target.pt", map_location=device))
-    with torch.no_grad():
-        return target, target.effective(True)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
+    parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=90)
+    parser.add_argument("--seconds", type=float, default=270)
     parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(arguments.seed)
     device = arguments.device
     with torch.no_grad():
-        target, weights = load_target(arguments.out, device)
+        target, weights = published.load_target(arguments.model, device)
         generator = Generator(target, weights, arguments.batch)
         prompts = Prompts(arguments.data / "train.u16", arguments.seed)
         heldout, rows = [], []
