@@ -69,7 +69,7 @@ std::optional<Completed> completed_by(const Program& p, const Tile& tile) {
         case Op::qkv:
             return Completed{Stage::query, Value::query};
         case Op::attend:
-            if (is_one_chunk(p.request.shape, tile.layer))
+            if (is_one_chunk(p.request, tile.layer))
                 return Completed{Stage::mixed, Value::mixed};
             return std::nullopt;
         case Op::merge:

@@ -128,18 +128,18 @@ Controller::Controller(const ControllerOptions& options, const Costs& costs)
 }
 
 Controller::Plan Controller::plan(uint32_t suffix_length, uint32_t room) {
-    constexpr Plan kNone = {Source::none, 0};
+    constexpr Plan kNone = {DraftSource::none, 0};
     room = std::min(room, options_.max_draft);
     if (room == 0 || options_.mode == Mode::off) return kNone;
     if (options_.mode == Mode::fixed) {
-        return options_.has_drafter ? Plan{Source::block, room} : kNone;
+        return options_.has_drafter ? Plan{DraftSource::block, room} : kNone;
     }
     if (wants_baseline()) return kNone;
 
     Plan best = kNone;
     double best_worth = worth(1, costs_.step_seconds(1));
     if (options_.has_drafter && may_draft()) {
-        best = {Source::block, room};
+        best = {DraftSource::block, room};
         best_worth = block_worth();
     }
     if (suffix_length > 0) {
@@ -147,7 +147,7 @@ Controller::Plan Controller::plan(uint32_t suffix_length, uint32_t room) {
         const Choice suffix = best_suffix(planned_class_, room);
         if (suffix.count > 0 && suffix.worth > best_worth) {
             block_.fade(kBlockUnusedKept);
-            return {Source::suffix, suffix.count};
+            return {DraftSource::suffix, suffix.count};
         }
         suffix_[planned_class_].fade(kSuffixUnusedKept);
     }
@@ -258,10 +258,10 @@ void Controller::observe(const Outcome& outcome, std::span<const float> confiden
     const double seconds = typical(outcome);
     all_.add(tokens, seconds);
     switch (outcome.source) {
-        case Source::none:
+        case DraftSource::none:
             CHECK(outcome.verified == 0);
             break;
-        case Source::suffix: {
+        case DraftSource::suffix: {
             ++counters_.suffix_steps;
             Acceptance& suffix = suffix_[planned_class_];
             suffix.fade(kSuffixKept);
@@ -270,7 +270,7 @@ void Controller::observe(const Outcome& outcome, std::span<const float> confiden
             }
             break;
         }
-        case Source::block:
+        case DraftSource::block:
             ++counters_.block_steps;
             calibration_.observe(confidence, outcome.verified, outcome.accepted);
             observe_block(tokens, seconds);
@@ -280,7 +280,7 @@ void Controller::observe(const Outcome& outcome, std::span<const float> confiden
 
 double Controller::typical(const Outcome& outcome) const {
     const double expected = costs_.step_seconds(outcome.verified + 1) +
-                            (outcome.source == Source::block ? costs_.draft_seconds() : 0);
+                            (outcome.source == DraftSource::block ? costs_.draft_seconds() : 0);
     if (!(outcome.seconds > 0)) return expected;
     return std::min(outcome.seconds, kInterruptedMax * expected);
 }

@@ -21,7 +21,7 @@ enum class Mode : uint8_t {
     fixed,      // always the drafter's whole block; for measurements
 };
 
-enum class Source : uint8_t { none, block, suffix };
+enum class DraftSource : uint8_t { none, block, suffix };
 
 struct ControllerOptions {
     Mode mode = Mode::automatic;
@@ -74,7 +74,7 @@ class Controller {
     // `source` drafts this step; `count` is how many tokens to draft (block) or to verify of those
     // that followed the match (suffix).
     struct Plan {
-        Source source;
+        DraftSource source;
         uint32_t count;
 
         friend bool operator==(const Plan&, const Plan&) = default;
@@ -90,7 +90,7 @@ class Controller {
     uint32_t depth(std::span<const float> confidence);
 
     struct Outcome {
-        Source source;
+        DraftSource source;
         uint32_t verified;  // drafts
         uint32_t accepted;  // of them, from the first on
         double seconds;     // the whole step, drafting included

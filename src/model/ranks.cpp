@@ -34,4 +34,22 @@ std::optional<std::string> ranks_problem(const Shape& s, uint32_t ranks) {
     return std::nullopt;
 }
 
+std::optional<std::string> drafter_ranks_problem(const DrafterShape& d, uint32_t ranks) {
+    constexpr uint32_t kUnit = 16;  // rows of a unit in tile order
+    if (d.attention.head_dim % kUnit != 0)
+        return fmt::format("the drafter's head_dim is {}, expected a multiple of {}",
+                           d.attention.head_dim, kUnit);
+    if (ranks == 1) return std::nullopt;
+    if (const auto problem = attention_problem(d.attention, "drafter", ranks)) return problem;
+    if (d.width % (ranks * kSlice) != 0)
+        return fmt::format(
+            "the drafter's intermediate_size {} cannot be cut into {} parts of whole blocks of {}",
+            d.width, ranks, kSlice);
+    const uint64_t columns = uint64_t{d.hidden} * d.taps.size();
+    if (columns % ranks != 0)
+        return fmt::format("the drafter's {} tapped columns cannot be cut into {} parts", columns,
+                           ranks);
+    return std::nullopt;
+}
+
 }  // namespace tessera

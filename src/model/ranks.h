@@ -44,6 +44,10 @@ constexpr AttentionPart attention_part(const AttentionShape& a, uint32_t rank, u
 // Why the model cannot be cut so, in a sentence; none if it can.
 std::optional<std::string> ranks_problem(const Shape& shape, uint32_t ranks);
 
+// The same of a drafter; also of one that no program is made for: the tiles of its queries and keys
+// are whole heads of whole units.
+std::optional<std::string> drafter_ranks_problem(const DrafterShape& drafter, uint32_t ranks);
+
 // The order of a rotary head's dims where scores are computed: pairs that turn together stand side
 // by side. Dim `d` there is this dim of the published order. A score does not depend on it.
 constexpr uint32_t rotary_source_dim(uint32_t d, uint32_t rotary_dims) {

@@ -149,6 +149,24 @@ Shape parse_shape(const Json& config, std::string_view source) {
     return s;
 }
 
+Shape layers_of(const DrafterShape& d, const Shape& target) {
+    Shape s{};
+    s.model_type = "dflash";
+    s.hidden = d.hidden;
+    s.layers = d.layers;
+    s.vocab = target.vocab;
+    s.context_max = target.context_max;
+    s.norm_epsilon = d.norm_epsilon;
+    s.full = s.sliding = d.attention;
+    s.is_sliding.assign(d.layers, d.attention.window > 0);
+    s.value_scale = d.value_scale;
+    s.dense_width = d.width;
+    s.is_moe.assign(d.layers, false);
+    s.experts_per_token = 1;  // rows of a feed-forward for each row of the step
+    s.routed_scale = 1;
+    return s;
+}
+
 DrafterShape parse_drafter_shape(const Json& config, const Shape& target, std::string_view source) {
     const Keys keys(config, source);
     const Keys dflash(keys.at("dflash_config"), source);

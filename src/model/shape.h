@@ -87,6 +87,10 @@ struct DrafterShape {
     std::vector<uint32_t> taps;  // target layers whose residual stream is read, ascending
 };
 
+// The drafter's layers as those of a dense model that shares the target's vocabulary: what plan and
+// runtime walk. Every layer is of one kind: sliding if the drafter has a window, else full.
+Shape layers_of(const DrafterShape& drafter, const Shape& target);
+
 // Throws Error naming `source` and the key, also when the drafter does not fit `target`.
 DrafterShape parse_drafter_shape(const Json& config, const Shape& target, std::string_view source);
 

@@ -256,6 +256,23 @@ class History {
     std::vector<std::vector<uint32_t>> share_;           // by buffer: those with bytes in common
 };
 
+// Every row leaves every tap, once, on one rank as on all.
+std::optional<std::string> check_taps(const Program& p) {
+    const PlanRequest& r = p.request;
+    std::map<std::pair<uint32_t, uint32_t>, uint32_t> rows;  // by rank and tap
+    for (const Tile& t : p.tiles)
+        if (t.op == Op::norm && t.part > 0) rows[{t.rank, t.part - 1u}] += t.end - t.begin;
+    for (uint32_t rank = 0; rank < r.ranks; ++rank) {
+        for (uint32_t tap = 0; tap < r.taps.size(); ++tap) {
+            const uint32_t found = rows[{rank, tap}];
+            if (found != r.rows)
+                return fmt::format("rank {} keeps {} of {} rows of the stream after layer {}", rank,
+                                   found, r.rows, r.taps[tap]);
+        }
+    }
+    return std::nullopt;
+}
+
 // ------------------------------------------------------------------ weights, once and evenly
 
 // A phase's reads of one matrix: of one slot, where there are slots.
@@ -293,15 +310,23 @@ std::optional<std::string> check_weights_once(const Program& p) {
                            key.rank, at, units);
     };
     const Shape& s = p.request.shape;
+    const bool draft = p.request.draft.has_value();
     for (uint32_t rank = 0; rank < p.request.ranks; ++rank) {
+        if (draft)
+            if (auto fault = expect({0, rank, Source::fuse, 0})) return fault;
         for (uint32_t i = 0; i < s.layers; ++i) {
-            for (const Source source : {Source::qkv, Source::output, Source::down})
+            if (draft)
+                if (auto fault = expect({i, rank, Source::keys, 0})) return fault;
+            if (p.request.rows == 0) continue;  // context is taken in, and no more
+            for (const Source source :
+                 {draft ? Source::query : Source::qkv, Source::output, Source::down})
                 if (auto fault = expect({i, rank, source, 0})) return fault;
             if (s.is_moe[i])
                 if (auto fault = expect({i, rank, Source::router, 0})) return fault;
             for (uint32_t slot = 0; slot < slot_count(p.request, i); ++slot)
                 if (auto fault = expect({i, rank, Source::gate_up, slot})) return fault;
         }
+        if (p.request.rows == 0) continue;
         if (auto fault = expect({s.layers - 1, rank, Source::head, 0})) return fault;
     }
     if (spans.size() != expected)
@@ -327,6 +352,13 @@ std::optional<std::string> uneven(const Load& load, std::string_view where) {
                        most, mean);
 }
 
+// Units that the planner does not cut apart.
+uint32_t granule_units(const PlanRequest& r, Source source, uint32_t layer) {
+    if (source == Source::gate_up) return 4;
+    if (source == Source::query || source == Source::keys) return head_units(r, layer);
+    return 1;
+}
+
 std::optional<std::string> check_balance(const Program& p) {
     const PlanRequest& r = p.request;
     std::vector<uint32_t> worker_of(p.tiles.size());
@@ -343,7 +375,7 @@ std::optional<std::string> check_balance(const Program& p) {
             phases[{t.layer, t.rank, span.source, span.source == Source::gate_up ? t.slot : 0u}];
         load.bytes.resize(r.workers);
         load.bytes[worker_of[i]] += unit * span.units.count();
-        load.granule = span.source == Source::gate_up ? 4 * unit : unit;
+        load.granule = granule_units(r, span.source, t.layer) * unit;
     }
     Load live;  // of the slots so far: every number of live ones is some prefix
     std::vector<Load> whole(r.ranks, {std::vector<double>(r.workers), 0});
@@ -378,6 +410,7 @@ std::optional<std::string> check(const Program& program) {
     History history(program, order);
     for (uint32_t i = 0; i < program.tiles.size(); ++i)
         if (auto fault = history.take(i)) return fault;
+    if (auto fault = check_taps(program)) return fault;
     if (auto fault = check_weights_once(program)) return fault;
     return check_balance(program);
 }

@@ -45,9 +45,15 @@ std::vector<std::vector<Life>> lives(const Program& program) {
 
 // Tiles of neighbouring phases run side by side: a life is widened to whole phases.
 void widen(const Program& program, std::vector<std::vector<Life>>& lives) {
+    // Tiles of a rank that wait for the same event; those of a phase need not stand together.
     std::vector<uint32_t> phase(program.tiles.size());
-    for (uint32_t i = 1; i < program.tiles.size(); ++i)
-        phase[i] = phase[i - 1] + (program.tiles[i].wait != program.tiles[i - 1].wait ? 1 : 0);
+    std::vector<uint32_t> now(program.request.ranks), event(program.request.ranks, kNoEvent);
+    for (uint32_t i = 0; i < program.tiles.size(); ++i) {
+        const Tile& tile = program.tiles[i];
+        if (tile.wait != event[tile.rank]) ++now[tile.rank];
+        event[tile.rank] = tile.wait;
+        phase[i] = now[tile.rank];
+    }
     for (auto& all : lives)
         for (Life& life : all) life = {phase[life.begin], phase[life.end]};
 }

@@ -29,6 +29,15 @@ class Planner {
 
     Program build() {
         add_buffers();
+        program_.request.draft ? draft() : target();
+        lay_out_buffers(program_);
+        return std::move(program_);
+    }
+
+  private:
+    // ---------------------------------------------------------------- the forward pass
+
+    void target() {
         by_rows(Op::embed, 0);
         for (uint32_t i = 0; i < s_.layers; ++i) {
             attention(i);
@@ -38,27 +47,35 @@ class Planner {
                 dense(i);
             }
         }
-        by_rows(Op::norm, s_.layers - 1, kNormFinal);
-        by_units(Op::head, Source::head, s_.layers - 1, 1);
-        lay_out_buffers(program_);
-        return std::move(program_);
+        by_rows(Op::norm, s_.layers - 1, kNormFinal, tap_after(s_.layers - 1));
+        by_units(Op::head, Source::head, s_.layers - 1);
     }
 
-  private:
-    // ---------------------------------------------------------------- the forward pass
-
     void attention(uint32_t i) {
-        by_rows(Op::norm, i, kNormInput);
-        by_units(Op::qkv, Source::qkv, i, 1);
+        by_rows(Op::norm, i, kNormInput, i > 0 ? tap_after(i - 1) : uint16_t{0});
+        by_units(Op::qkv, Source::qkv, i);
+        mix(i);
+    }
+
+    // What follows the projections.
+    void mix(uint32_t i) {
         attend(i);
-        if (!is_one_chunk(s_, i)) merge(i);
-        by_units(Op::output, Source::output, i, 1);
+        if (!is_one_chunk(program_.request, i)) merge(i);
+        by_units(Op::output, Source::output, i);
         exchange(i, kPartialOutput);
         by_rows(Op::norm, i, kNormPost);
     }
 
+    // `part` of the norm tile that reads the stream after layer i.
+    uint16_t tap_after(uint32_t i) const {
+        const std::vector<uint32_t>& taps = program_.request.taps;
+        const auto found = std::ranges::find(taps, i);
+        return found == taps.end() ? uint16_t{0}
+                                   : narrow(static_cast<uint32_t>(found - taps.begin()) + 1);
+    }
+
     void experts(uint32_t i) {
-        by_units(Op::router, Source::router, i, 1);
+        by_units(Op::router, Source::router, i);
         begin_phase();
         for (uint32_t rank = 0; rank < ranks(); ++rank)
             add(rank, 0, {.op = Op::route, .layer = narrow(i)});
@@ -67,7 +84,7 @@ class Planner {
         for (uint32_t slot = 0; slot < slot_count(program_.request, i); ++slot)
             spread(Op::gate_up, i, gate_up_pairs(i), kGateUpPairs, slot);
         end_phase();
-        by_units(Op::down, Source::down, i, 1);
+        by_units(Op::down, Source::down, i);
         exchange(i, kPartialDown);
     }
 
@@ -75,24 +92,56 @@ class Planner {
         begin_phase();
         spread(Op::gate_up, i, gate_up_pairs(i), kGateUpPairs, 0);
         end_phase();
-        by_units(Op::down, Source::down, i, 1);
+        by_units(Op::down, Source::down, i);
         exchange(i, kPartialDown);
+    }
+
+    // ---------------------------------------------------------------- the drafter
+
+    // The context's rows become keys and values; the block's go through the layers.
+    void draft() {
+        const uint32_t rows = program_.request.rows, context = program_.request.context_rows();
+        begin_phase();
+        if (rows > 0) spread(Op::embed, 0, rows, 1, 0);
+        spread(Op::gather, 0, context, 1, 0);
+        end_phase();
+        by_units(Op::fuse, Source::fuse, 0);
+        exchange(0, kPartialFuse);
+        begin_phase();
+        spread(Op::norm, 0, context, 1, kNormContext);
+        if (rows > 0) spread(Op::norm, 0, rows, 1, kNormInput);
+        end_phase();
+        if (rows == 0) {
+            begin_phase();
+            for (uint32_t i = 0; i < s_.layers; ++i)
+                spread_units(Op::keys, Source::keys, i, head_units(program_.request, i));
+            return end_phase();
+        }
+        for (uint32_t i = 0; i < s_.layers; ++i) {
+            if (i > 0) by_rows(Op::norm, i, kNormInput);
+            begin_phase();
+            spread_units(Op::query, Source::query, i, head_units(program_.request, i));
+            spread_units(Op::keys, Source::keys, i, head_units(program_.request, i));
+            end_phase();
+            mix(i);
+            dense(i);
+        }
+        by_rows(Op::norm, s_.layers - 1, kNormFinal);
+        by_units(Op::head, Source::head, s_.layers - 1);
     }
 
     // ---------------------------------------------------------------- phases
 
-    void by_rows(Op op, uint32_t layer, uint16_t slot = 0) {
+    void by_rows(Op op, uint32_t layer, uint16_t slot = 0, uint16_t part = 0) {
         begin_phase();
-        spread(op, layer, program_.request.rows, 1, slot);
+        spread(op, layer, program_.request.rows, 1, slot, part);
         end_phase();
     }
 
-    void by_units(Op op, Source source, uint32_t layer, uint32_t granule) {
+    void by_units(Op op, Source source, uint32_t layer) {
         begin_phase();
-        for (uint32_t rank = 0; rank < ranks(); ++rank)
-            spread_on(rank, op, layer, source_units(program_.request, source, layer, rank), granule,
-                      0);
-        end_phase(op == Op::output || op == Op::down);
+        spread_units(op, source, layer, 1);
+        end_phase(op == Op::output || op == Op::down || op == Op::fuse);
     }
 
     uint32_t gate_up_pairs(uint32_t layer) const {
@@ -106,7 +155,7 @@ class Planner {
         for (uint32_t rank = 0; rank < ranks(); ++rank) {
             const AttentionPart part = attention_part(s_.attention(i), rank, ranks());
             const uint32_t wanted = (workers() + part.kv_heads.count() - 1) / part.kv_heads.count();
-            const bool one = is_one_chunk(s_, i);
+            const bool one = is_one_chunk(program_.request, i);
             const uint32_t shares = one ? 1 : std::min(wanted, chunks_max(program_.request));
             const uint32_t pieces = one ? std::min(wanted, part.group()) : 1;
             uint32_t count = 0;
@@ -150,9 +199,16 @@ class Planner {
 
     // ---------------------------------------------------------------- tiles
 
-    void spread(Op op, uint32_t layer, uint32_t total, uint32_t granule, uint32_t slot) {
+    void spread(Op op, uint32_t layer, uint32_t total, uint32_t granule, uint32_t slot,
+                uint16_t part = 0) {
         for (uint32_t rank = 0; rank < ranks(); ++rank)
-            spread_on(rank, op, layer, total, granule, slot);
+            spread_on(rank, op, layer, total, granule, slot, part);
+    }
+
+    void spread_units(Op op, Source source, uint32_t layer, uint32_t granule) {
+        for (uint32_t rank = 0; rank < ranks(); ++rank)
+            spread_on(rank, op, layer, source_units(program_.request, source, layer, rank), granule,
+                      0);
     }
 
     // `total` in equal runs of whole granules over a rank's workers. Who had least in this phase so
@@ -160,7 +216,7 @@ class Planner {
     // may be cut short: it is the last of those left over, or else of who had most. So no two
     // workers of a phase are ever more than a granule apart.
     void spread_on(uint32_t rank, Op op, uint32_t layer, uint32_t total, uint32_t granule,
-                   uint32_t slot) {
+                   uint32_t slot, uint16_t part = 0) {
         const uint32_t granules = (total + granule - 1) / granule;
         const uint32_t least = granules / workers(), more = granules % workers();
         std::vector<uint32_t> order(workers());
@@ -179,6 +235,7 @@ class Planner {
                 {.op = op,
                  .layer = narrow(layer),
                  .slot = narrow(slot),
+                 .part = part,
                  .begin = begin,
                  .end = end});
             begin = end;
@@ -261,14 +318,26 @@ class Planner {
             buffer(Value::parts, rank, r.rows, heads * program_.request.workers,
                    4ull * heads * chunks * (values + 2));
             buffer(Value::mixed, rank, r.rows, mixed, 4ull * padded(mixed, kPanelColumns));
-            for (const uint16_t partial : {kPartialOutput, kPartialDown}) {
+            const uint64_t stream_bytes = 4ull * padded(s_.hidden, 16);
+            for (const uint16_t partial : {kPartialOutput, kPartialDown, kPartialFuse}) {
+                const uint32_t rows = partial == kPartialFuse ? r.context_rows() : r.rows;
                 if (ranks() > 1)
-                    buffer(Value::partial, rank, r.rows, s_.hidden, 4ull * padded(s_.hidden, 16),
-                           partial);
+                    buffer(Value::partial, rank, rows, s_.hidden, stream_bytes, partial);
             }
             buffer(Value::scores, rank, r.rows, s_.experts, 4ull * padded(s_.experts, 16));
             buffer(Value::routes, rank, 1, 1,
-                   route_bytes(r.rows, s_.experts_per_token, s_.experts));
+                   s_.experts > 0 ? route_bytes(r.rows, s_.experts_per_token, s_.experts) : 0);
+            buffer(Value::taps, rank, r.rows, static_cast<uint32_t>(r.taps.size()), 0);
+            if (r.draft) {
+                const uint32_t columns = r.draft->taps * s_.hidden / ranks();
+                buffer(Value::tapped, rank, r.draft->context_rows, columns,
+                       4ull * padded(columns, kPanelColumns));
+                buffer(Value::fused, rank, r.draft->context_rows, s_.hidden, stream_bytes);
+                buffer(Value::context, rank, r.draft->context_rows, s_.hidden, 4ull * panel_hidden);
+                buffer(Value::context_angles, rank, r.draft->context_rows,
+                       s_.full.rotary_dims + s_.sliding.rotary_dims,
+                       4ull * (s_.full.rotary_dims + s_.sliding.rotary_dims));
+            }
             buffer(Value::gated, rank, gated_rows, width, 4ull * panel_width);
             if (r.blocks != Blocks::none)
                 buffer(Value::gated_blocks, rank, gated_rows, width,
@@ -302,7 +371,9 @@ class Planner {
 
 Program plan(const PlanRequest& request) {
     CHECK(!ranks_problem(request.shape, request.ranks));
-    CHECK(request.workers > 0 && request.rows > 0 && request.context > 0);
+    CHECK(request.workers > 0 && request.context > 0);
+    CHECK(request.rows > 0 || request.draft);
+    CHECK(!request.draft || (request.draft->context_rows > 0 && request.draft->taps > 0));
     return Planner(request).build();
 }
 

@@ -29,11 +29,19 @@ class Touched {
     void write(Value value, Span rows, Span columns) { add(value, rows, columns, true); }
 
     void partial(uint32_t rank, uint32_t which, Span columns, bool write) {
-        list.push_back(
-            {find_buffer(program_, Value::partial, rank, which), rows(), columns, write});
+        const Span all = which == kPartialFuse ? context_rows() : rows();
+        list.push_back({find_buffer(program_, Value::partial, rank, which), all, columns, write});
+    }
+
+    // Sums go onto the buffer, or to the rank's partial where there are several.
+    void sums(Value onto, uint32_t which, Span all, Span columns) {
+        if (program_.request.ranks > 1) return partial(tile_.rank, which, columns, true);
+        read(onto, all, columns);
+        write(onto, all, columns);
     }
 
     Span rows() const { return {0, program_.request.rows}; }
+    Span context_rows() const { return {0, program_.request.context_rows()}; }
 
     std::vector<Access> list;
 
@@ -76,6 +84,14 @@ std::string_view op_name(Op op) {
             return "down";
         case Op::head:
             return "head";
+        case Op::gather:
+            return "gather";
+        case Op::fuse:
+            return "fuse";
+        case Op::query:
+            return "query";
+        case Op::keys:
+            return "keys";
     }
     return "";
 }
@@ -110,6 +126,16 @@ std::string_view value_name(Value value) {
             return "gated_blocks";
         case Value::logits:
             return "logits";
+        case Value::taps:
+            return "taps";
+        case Value::tapped:
+            return "tapped";
+        case Value::fused:
+            return "fused";
+        case Value::context:
+            return "context";
+        case Value::context_angles:
+            return "context_angles";
     }
     return "";
 }
@@ -123,9 +149,14 @@ uint32_t find_buffer(const Program& program, Value value, uint32_t rank, uint32_
     return 0;
 }
 
-bool is_one_chunk(const Shape& shape, uint32_t layer) {
-    const uint32_t window = shape.attention(layer).window;
-    return window > 0 && window <= kChunkKeys;
+bool is_one_chunk(const PlanRequest& r, uint32_t layer) {
+    const uint32_t window = r.shape.attention(layer).window;
+    const uint32_t ahead = r.draft && r.rows > 0 ? r.rows - 1 : 0;
+    return window > 0 && window + ahead <= kChunkKeys;
+}
+
+uint32_t head_units(const PlanRequest& r, uint32_t layer) {
+    return r.shape.attention(layer).head_dim / kUnitRows;
 }
 
 uint32_t chunks_max(const PlanRequest& r) {
@@ -185,6 +216,14 @@ Extent extent(const PlanRequest& r, Source source, uint32_t layer, uint32_t rank
         case Source::head:
             return {share(s.vocab, rank, r.ranks).count(), s.hidden,
                     stored_format(s, Linear::head, layer)};
+        case Source::fuse:
+            return {s.hidden, r.draft->taps * s.hidden / r.ranks, Format::bf16};
+        case Source::query:
+            return {part.heads.count() * a.head_dim, s.hidden,
+                    stored_format(s, Linear::qkv, layer)};
+        case Source::keys:
+            return {part.kv_heads.count() * (a.head_dim + a.v_head_dim), s.hidden,
+                    stored_format(s, Linear::qkv, layer)};
     }
     return {};
 }
@@ -214,6 +253,12 @@ WeightSpan weight_span(const Tile& tile) {
             return {Source::down, {tile.begin, tile.end}};
         case Op::head:
             return {Source::head, {tile.begin, tile.end}};
+        case Op::fuse:
+            return {Source::fuse, {tile.begin, tile.end}};
+        case Op::query:
+            return {Source::query, {tile.begin, tile.end}};
+        case Op::keys:
+            return {Source::keys, {tile.begin, tile.end}};
         default:
             return {};
     }
@@ -228,6 +273,7 @@ std::vector<Access> accesses(const Program& program, const Tile& tile) {
     const AttentionPart part = attention_part(a, tile.rank, r.ranks);
     const bool moe = s.is_moe[tile.layer];
     const Span all_hidden{0, s.hidden}, tile_rows{tile.begin, tile.end};
+    const Span angles{0, s.full.rotary_dims + s.sliding.rotary_dims};
     const uint32_t k_rows = part.kv_heads.count() * a.head_dim;
     const uint32_t v_rows = part.kv_heads.count() * a.v_head_dim;
     Touched t(program, tile);
@@ -236,10 +282,16 @@ std::vector<Access> accesses(const Program& program, const Tile& tile) {
     switch (tile.op) {
         case Op::embed:
             t.write(Value::residual, tile_rows, all_hidden);
-            t.write(Value::angles, tile_rows, {0, s.full.rotary_dims + s.sliding.rotary_dims});
+            t.write(Value::angles, tile_rows, angles);
             break;
         case Op::norm:
+            if (tile.slot == kNormContext) {
+                t.read(Value::fused, tile_rows, all_hidden);
+                t.write(Value::context, tile_rows, all_hidden);
+                break;
+            }
             t.read(Value::residual, tile_rows, all_hidden);
+            if (tile.part > 0) t.write(Value::taps, tile_rows, {tile.part - 1u, tile.part});
             t.write(Value::normed, tile_rows, all_hidden);
             if (r.blocks != Blocks::none && tile.slot == kNormPost && moe)
                 t.write(Value::normed_blocks, tile_rows, {0, 1});
@@ -249,7 +301,7 @@ std::vector<Access> accesses(const Program& program, const Tile& tile) {
             const uint32_t q_rows = part.heads.count() * a.head_dim;
             const Span q = overlap(out, 0, q_rows);
             t.read(Value::normed, rows, all_hidden);
-            t.read(Value::angles, rows, {0, s.full.rotary_dims + s.sliding.rotary_dims});
+            t.read(Value::angles, rows, angles);
             t.write(Value::query, rows, q);
             t.write(Value::cache, {0, 1}, overlap(out, q_rows, k_rows + v_rows));
             break;
@@ -259,7 +311,7 @@ std::vector<Access> accesses(const Program& program, const Tile& tile) {
             t.read(Value::cache, {0, 1}, {tile.slot * a.head_dim, (tile.slot + 1u) * a.head_dim});
             t.read(Value::cache, {0, 1},
                    {k_rows + tile.slot * a.v_head_dim, k_rows + (tile.slot + 1u) * a.v_head_dim});
-            if (is_one_chunk(s, tile.layer)) {
+            if (is_one_chunk(r, tile.layer)) {
                 t.write(Value::mixed, rows, {tile.begin * a.v_head_dim, tile.end * a.v_head_dim});
                 break;
             }
@@ -289,21 +341,17 @@ std::vector<Access> accesses(const Program& program, const Tile& tile) {
                 t.read(Value::gated, gated, {0, width});
                 if (moe && r.blocks != Blocks::none) t.read(Value::gated_blocks, gated, {0, width});
             }
-            if (r.ranks == 1) {
-                t.read(Value::residual, rows, out);
-                t.write(Value::residual, rows, out);
-            } else {
-                t.partial(tile.rank, tile.op == Op::output ? kPartialOutput : kPartialDown, out,
-                          true);
-            }
+            t.sums(Value::residual, tile.op == Op::output ? kPartialOutput : kPartialDown, rows,
+                   out);
             break;
         }
         case Op::exchange: {
             const Span columns = units_to_rows(tile, s.hidden);
             for (uint32_t rank = 0; rank < r.ranks; ++rank)
                 t.partial(rank, tile.slot, columns, false);
-            t.read(Value::residual, rows, columns);
-            t.write(Value::residual, rows, columns);
+            const bool fuse = tile.slot == kPartialFuse;
+            t.read(fuse ? Value::fused : Value::residual, fuse ? t.context_rows() : rows, columns);
+            t.write(fuse ? Value::fused : Value::residual, fuse ? t.context_rows() : rows, columns);
             break;
         }
         case Op::router:
@@ -334,6 +382,27 @@ std::vector<Access> accesses(const Program& program, const Tile& tile) {
             t.write(Value::logits, rows, units_to_rows(tile, vocab));
             break;
         }
+        case Op::gather:
+            t.write(Value::tapped, tile_rows, {0, r.draft->taps * s.hidden / r.ranks});
+            t.write(Value::fused, tile_rows, all_hidden);
+            t.write(Value::context_angles, tile_rows, angles);
+            break;
+        case Op::fuse:
+            t.read(Value::tapped, t.context_rows(), {0, r.draft->taps * s.hidden / r.ranks});
+            t.sums(Value::fused, kPartialFuse, t.context_rows(), units_to_rows(tile, s.hidden));
+            break;
+        case Op::query:
+            t.read(Value::normed, rows, all_hidden);
+            t.read(Value::angles, rows, angles);
+            t.write(Value::query, rows, units_to_rows(tile, part.heads.count() * a.head_dim));
+            break;
+        case Op::keys:
+            t.read(Value::normed, rows, all_hidden);
+            t.read(Value::angles, rows, angles);
+            t.read(Value::context, t.context_rows(), all_hidden);
+            t.read(Value::context_angles, t.context_rows(), angles);
+            t.write(Value::cache, {0, 1}, units_to_rows(tile, k_rows + v_rows));
+            break;
     }
     return std::move(t.list);
 }

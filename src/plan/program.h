@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,7 +18,8 @@ namespace tessera {
 // What a tile does. `begin` and `end` of the tile count, per op:
 enum class Op : uint8_t {
     embed,     // rows: the embedding becomes the residual stream; angles of rotation
-    norm,      // rows: normalised for the sublayer that follows (`slot` says which gain)
+    norm,      // rows: normalised for what follows (`slot` says which gain). With a `part`, the
+               // stream is also kept for the drafter, as its tap part - 1
     qkv,       // units of the fused projection; q to its buffer, k and v to the cache
     attend,    // query heads of kv head `slot`; chunks of keys c with c % shares == part
     merge,     // query heads: the parts of their chunks become one
@@ -28,10 +30,16 @@ enum class Op : uint8_t {
     gate_up,   // pairs of units of the expert in slot `slot` (of the dense layer: slot 0)
     down,      // units of every live slot's expert: onto the stream, or to `partial`
     head,      // units of the head
+    // Of a drafter alone, which has query and keys in the place of qkv: the context that it reads
+    // has keys and values, and no queries.
+    gather,  // context rows: the target's tapped residuals, side by side
+    fuse,    // units of fc: what was gathered becomes one row; or to `partial`
+    query,   // units of whole heads, normalised head by head
+    keys,    // units of k and v, of k whole heads: of block and context, to the cache
 };
-inline constexpr Op kOps[] = {Op::embed, Op::norm,    Op::qkv,      Op::attend,
-                              Op::merge, Op::output,  Op::exchange, Op::router,
-                              Op::route, Op::gate_up, Op::down,     Op::head};
+inline constexpr Op kOps[] = {
+    Op::embed, Op::norm,    Op::qkv,  Op::attend, Op::merge,  Op::output, Op::exchange, Op::router,
+    Op::route, Op::gate_up, Op::down, Op::head,   Op::gather, Op::fuse,   Op::query,    Op::keys};
 std::string_view op_name(Op op);
 
 inline constexpr uint32_t kNoEvent = UINT32_MAX;
@@ -54,10 +62,10 @@ struct Tile {
 static_assert(sizeof(Tile) == 32);
 
 // Gains that a norm tile's `slot` names.
-inline constexpr uint16_t kNormInput = 0, kNormPost = 1, kNormFinal = 2;
+inline constexpr uint16_t kNormInput = 0, kNormPost = 1, kNormFinal = 2, kNormContext = 3;
 
-// Two partials take turns; an exchange tile's `slot` names one.
-inline constexpr uint16_t kPartialOutput = 0, kPartialDown = 1;
+// Two partials take turns, and a drafter's context has one; an exchange tile's `slot` names it.
+inline constexpr uint16_t kPartialOutput = 0, kPartialDown = 1, kPartialFuse = 2;
 
 // What a buffer holds. One of each on every rank; all but the cache live in the step's arena.
 enum class Value : uint8_t {
@@ -75,6 +83,12 @@ enum class Value : uint8_t {
     gated,          // f32  rows * experts a token, width
     gated_blocks,   // Int16Block or Int8Block  the same, width / 32
     logits,         // f32  rows, the rank's share of the vocabulary
+    taps,           // what a step leaves for the drafter: rows, taps. With the cache, the only
+                    // one outside the arena
+    tapped,         // f32  context rows, the rank's share of the tapped columns
+    fused,          // f32  context rows, hidden
+    context,        // f32  context rows, hidden: `fused`, normalised
+    context_angles,  // f32  context rows, as `angles`
 };
 std::string_view value_name(Value value);
 
@@ -99,6 +113,17 @@ struct PlanRequest {
     uint32_t rows = 1;             // at most, a step may have fewer
     uint32_t context = 0;          // positions of a sequence at most
     Blocks blocks = Blocks::none;  // of activations, where experts are mxfp4
+    std::vector<uint32_t> taps;    // layers whose residual stream is kept for a drafter, ascending
+
+    // Of a drafter's program: `shape` is its layers_of, `rows` its block, or 0 to take in context
+    // and draft nothing.
+    struct Draft {
+        uint32_t context_rows = 1;  // that the target has committed since, at most
+        uint32_t taps = 1;          // that the target keeps of a row
+    };
+    std::optional<Draft> draft;
+
+    uint32_t context_rows() const { return draft ? draft->context_rows : 0; }
 };
 
 struct Program {
@@ -134,7 +159,7 @@ struct Access {
 std::vector<Access> accesses(const Program& program, const Tile& tile);
 
 // The weights that a tile reads: which matrix of which layer, and which of its units.
-enum class Source : uint8_t { none, qkv, output, router, gate_up, down, head };
+enum class Source : uint8_t { none, qkv, output, router, gate_up, down, head, fuse, query, keys };
 struct WeightSpan {
     Source source = Source::none;
     Span units;
@@ -152,9 +177,13 @@ uint32_t slot_count(const PlanRequest& request, uint32_t layer);
 // Index of the buffer; CHECKs that it is there.
 uint32_t find_buffer(const Program& program, Value value, uint32_t rank, uint32_t layer = 0);
 
-// Whether a row's keys in the layer always fit one chunk: a window at most as long. Then the attend
-// tile writes its heads' output itself, else merge tiles do.
-bool is_one_chunk(const Shape& shape, uint32_t layer);
+// Whether a row's keys in the layer always fit one chunk: a window at most as long (in a drafter,
+// with the rest of the block). Then the attend tile writes its heads' output itself, else merge
+// tiles do.
+bool is_one_chunk(const PlanRequest& request, uint32_t layer);
+
+// Units that must stay together in a drafter's query and keys: a head's.
+uint32_t head_units(const PlanRequest& request, uint32_t layer);
 
 // Chunks of keys that a row can see at most, over all layers that are merged.
 uint32_t chunks_max(const PlanRequest& request);

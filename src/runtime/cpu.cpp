@@ -13,9 +13,6 @@
 namespace tessera {
 namespace {
 
-// Programs: one for each number of rows that decoding verifies, one for prefill.
-constexpr uint32_t kDecodeRowsMax = 8;
-
 // Loses a time that depends on (seed, worker, tile): what an unlucky scheduler would do.
 void dawdle(uint64_t seed, uint32_t worker, uint64_t tile) {
     uint64_t z = seed + worker * 0x9e3779b97f4a7c15u + tile * 0xbf58476d1ce4e5b9u;
@@ -58,11 +55,14 @@ void CpuProgram::walk(uint32_t worker, Scratch& scratch, Trace* trace, uint64_t 
     }
 }
 
-CpuMachine::CpuMachine(const PackedWeights& weights, const CpuOptions& options)
+CpuMachine::CpuMachine(const PackedWeights& weights, const CpuOptions& options,
+                       const PackedWeights* drafter)
     : weights_(weights),
+      drafter_(drafter),
       options_(options),
       walk_([this](uint32_t worker) {
-          current_->walk(worker, *scratch_[worker], trace_, options_.adversary);
+          Scratch& scratch = *(running_ == current_ ? scratch_ : draft_scratch_)[worker];
+          running_->walk(worker, scratch, trace_, options_.adversary);
       }),
       workers_(options.ranks * options.workers, options.pin) {
     const Kernels& kernels = options.kernels != nullptr ? *options.kernels : best_kernels();
@@ -73,27 +73,73 @@ CpuMachine::CpuMachine(const PackedWeights& weights, const CpuOptions& options)
     request.context = options.context;
     if (weights.shape.quantization.mxfp4_experts)
         request.blocks = options.int8_activations ? Blocks::int8 : Blocks::int16;
+    if (drafter != nullptr) request.taps = drafter->drafter->taps;
     for (uint32_t rows = 1; rows <= kDecodeRowsMax + 1; ++rows) {
         request.rows = rows <= kDecodeRowsMax ? rows : kStepRowsMax;
         programs_.push_back(std::make_unique<CpuProgram>(plan(request), weights, kernels));
     }
     for (uint32_t worker = 0; worker < workers_.count(); ++worker)
         scratch_.push_back(std::make_unique<Scratch>(request));
+    if (drafter == nullptr) return;
+
+    const DrafterShape& shape = *drafter->drafter;
+    request.shape = drafter->shape;
+    request.blocks = Blocks::none;
+    request.taps.clear();
+    request.context = options.context + shape.block;  // a block may reach beyond the end
+    request.draft = {.context_rows = kDecodeRowsMax,
+                     .taps = static_cast<uint32_t>(shape.taps.size())};
+    request.rows = shape.block;
+    block_ = std::make_unique<CpuProgram>(plan(request), *drafter, kernels);
+    request.draft->context_rows = kStepRowsMax;
+    request.rows = 0;
+    context_ = std::make_unique<CpuProgram>(plan(request), *drafter, kernels);
+    request.rows = shape.block;  // scratch for either
+    for (uint32_t worker = 0; worker < workers_.count(); ++worker)
+        draft_scratch_.push_back(std::make_unique<Scratch>(request));
 }
 
 void CpuMachine::step(const StepInput& input) {
     CHECK(input.rows() > 0 && input.rows() <= kStepRowsMax);
     CHECK(input.positions.size() == input.rows() && input.caches.size() == input.rows());
+    CHECK(input.taps.empty() || input.taps.size() == input.rows());
     current_ = programs_[std::min(input.rows(), kDecodeRowsMax + 1) - 1].get();
-    current_->begin(input);
+    run(*current_, input);
+}
+
+void CpuMachine::draft(const StepInput& input) {
+    CHECK(drafter_ != nullptr);
+    const uint32_t rows = input.rows(), context = input.context.rows();
+    CHECK(rows == 0 ? context <= kStepRowsMax
+                    : rows == drafter_->drafter->block && context <= kDecodeRowsMax);
+    CHECK(input.positions.size() == rows && input.caches.size() == rows);
+    run(rows == 0 ? *context_ : *block_, input);
+}
+
+void CpuMachine::run(CpuProgram& program, const StepInput& input) {
+    running_ = &program;
+    program.begin(input);
     workers_.everyone(walk_);
 }
 
+void CpuMachine::gather_logits(const CpuProgram& program, uint32_t row, std::span<float> out) {
+    CHECK(out.size() == program.program().request.shape.vocab);
+    size_t at = 0;
+    for (uint32_t rank = 0; rank < program.program().request.ranks; ++rank) {
+        const std::span<const float> part = program.executor().logits(rank, row);
+        std::ranges::copy(part, out.begin() + static_cast<ptrdiff_t>(at));
+        at += part.size();
+    }
+}
+
 void CpuMachine::logits(uint32_t row, std::span<float> out) const {
-    CHECK(current_ != nullptr && out.size() == weights_.shape.vocab);
-    for (uint32_t rank = 0; rank < options_.ranks; ++rank)
-        std::ranges::copy(current_->executor().logits(rank, row),
-                          out.begin() + weights_.ranks[rank].vocab.begin);
+    CHECK(current_ != nullptr);
+    gather_logits(*current_, row, out);
+}
+
+void CpuMachine::draft_logits(uint32_t row, std::span<float> out) const {
+    CHECK(block_ != nullptr);
+    gather_logits(*block_, row, out);
 }
 
 uint32_t CpuMachine::live_experts() const {

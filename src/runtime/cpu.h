@@ -52,17 +52,30 @@ struct CpuOptions {
     uint64_t adversary = 0;            // for tests: see CpuProgram::walk
 };
 
+// Rows that a step of decoding verifies at most, and so rows of context that a drafted block finds
+// new.
+inline constexpr uint32_t kDecodeRowsMax = 8;
+
 class CpuMachine {
   public:
-    // Plans and checks the programs (1 to 8 rows, and kStepRowsMax) and starts the workers.
-    // `weights` outlive the machine.
-    CpuMachine(const PackedWeights& weights, const CpuOptions& options);
+    // Plans and checks the programs (1 to kDecodeRowsMax rows, and kStepRowsMax; of the drafter a
+    // block, and kStepRowsMax rows of context) and starts the workers. All outlive the machine;
+    // `drafter` may be null.
+    CpuMachine(const PackedWeights& weights, const CpuOptions& options,
+               const PackedWeights* drafter = nullptr);
 
     // One step of 1 to kStepRowsMax rows, from one thread at a time.
     void step(const StepInput& input);
 
     // Of the last step: row >= its logits_from. Writes all of the vocabulary, rank by rank.
     void logits(uint32_t row, std::span<float> out) const;
+
+    // The drafter reads `input.context`: at most kDecodeRowsMax rows and then a block, or at most
+    // kStepRowsMax and no block. There is a drafter.
+    void draft(const StepInput& input);
+
+    // Of the last block: row >= its logits_from.
+    void draft_logits(uint32_t row, std::span<float> out) const;
 
     // Of the last step: distinct experts, summed over layers.
     uint32_t live_experts() const;
@@ -75,17 +88,24 @@ class CpuMachine {
     void record(Trace* trace) { trace_ = trace; }
 
     const PackedWeights& weights() const { return weights_; }
+    const PackedWeights* drafter() const { return drafter_; }
     const CpuOptions& options() const { return options_; }
     // Of the last step.
     const CpuProgram& current() const { return *current_; }
 
   private:
+    void run(CpuProgram& program, const StepInput& input);
+    static void gather_logits(const CpuProgram& program, uint32_t row, std::span<float> out);
+
     const PackedWeights& weights_;
+    const PackedWeights* drafter_;
     CpuOptions options_;
     std::vector<std::unique_ptr<CpuProgram>> programs_;  // by rows: 1 to 8, then kStepRowsMax
-    std::vector<std::unique_ptr<Scratch>> scratch_;      // by worker
+    std::unique_ptr<CpuProgram> block_, context_;        // of the drafter
+    std::vector<std::unique_ptr<Scratch>> scratch_, draft_scratch_;  // by worker
     Trace* trace_ = nullptr;
     CpuProgram* current_ = nullptr;  // of the step that runs, or ran last
+    CpuProgram* running_ = nullptr;  // the same, or the drafter's
     std::function<void(uint32_t worker)> walk_;
     Workers workers_;  // last: its threads stop before what they use goes
 };

@@ -46,12 +46,15 @@ void pad_row(float* row, uint32_t width) {
 }  // namespace
 
 Scratch::Scratch(const PlanRequest& r) {
-    const size_t pairs = size_t{r.rows} * r.shape.experts_per_token;
+    const size_t pairs = size_t{r.rows} * r.shape.experts_per_token + r.context_rows();
     const uint32_t heads = std::max(r.shape.full.heads, r.shape.sliding.heads);
     const uint32_t values =
         padded(std::max(r.shape.full.v_head_dim, r.shape.sliding.v_head_dim), kUnitRows);
-    out.resize(pairs * kSpanRows);
+    const uint32_t head_dim = std::max(r.shape.full.head_dim, r.shape.sliding.head_dim);
+    out.resize(pairs * std::max(kSpanRows, r.draft ? head_dim : 0));
     sum.resize(pairs * kSpanRows);
+    head.resize(head_dim);
+    normed_head.resize(head_dim);
     rows.resize(pairs);
     blocks.resize(pairs);
     scores.resize(heads * kScoreStride);
@@ -77,6 +80,12 @@ Executor::Executor(const Program& program, const PackedWeights& weights, const K
             to = {arenas_[rank].data() + b.offset, b.row_bytes};
         };
         Buffers& at = at_.emplace_back();
+        if (r.draft) {
+            view(at.tapped, Value::tapped);
+            view(at.fused, Value::fused);
+            view(at.context, Value::context);
+            view(at.context_angles, Value::context_angles);
+        }
         view(at.residual, Value::residual);
         view(at.angles, Value::angles);
         view(at.normed, Value::normed);
@@ -89,11 +98,13 @@ Executor::Executor(const Program& program, const PackedWeights& weights, const K
         if (r.ranks > 1) {
             view(at.partial[0], Value::partial, kPartialOutput);
             view(at.partial[1], Value::partial, kPartialDown);
+            view(at.partial[2], Value::partial, kPartialFuse);
         }
         if (r.blocks != Blocks::none) {
             view(at.normed_blocks, Value::normed_blocks);
             view(at.gated_blocks, Value::gated_blocks);
         }
+        if (shape_.experts == 0) continue;
         View<std::byte> routes{};
         view(routes, Value::routes);
         at.routes = routes_at(routes.data, route_shape());
@@ -126,6 +137,14 @@ void Executor::run(const Tile& tile, Scratch& scratch) {
             return down(tile, scratch);
         case Op::head:
             return head(tile, scratch);
+        case Op::gather:
+            return gather(tile);
+        case Op::fuse:
+            return fuse(tile, scratch);
+        case Op::query:
+            return query(tile, scratch);
+        case Op::keys:
+            return keys(tile, scratch);
     }
 }
 
@@ -135,37 +154,53 @@ std::span<const float> Executor::logits(uint32_t rank, uint32_t row) const {
 
 // ------------------------------------------------------------------ the stream
 
+void Executor::turn_angles(uint32_t position, float* angles) const {
+    for (const std::vector<float>* kind : {&full_frequencies_, &sliding_frequencies_}) {
+        for (const float frequency : *kind) {
+            const float turned = static_cast<float>(position) * frequency;
+            *angles++ = std::cos(turned);
+            *angles++ = std::sin(turned);
+        }
+    }
+}
+
 void Executor::embed(const Tile& tile) {
     const Buffers& at = at_[tile.rank];
     for (uint32_t row = tile.begin; row < std::min(tile.end, step_.rows()); ++row) {
-        CHECK(step_.tokens[row] < shape_.vocab);
-        const bf16* from = &weights_.embedding[uint64_t{step_.tokens[row]} * shape_.hidden];
         float* const to = at.residual.row(row);
-        for (uint32_t i = 0; i < shape_.hidden; ++i) to[i] = to_float(from[i]);
-        float* angle = at.angles.row(row);
-        for (const std::vector<float>* kind : {&full_frequencies_, &sliding_frequencies_}) {
-            for (const float frequency : *kind) {
-                const float turned = static_cast<float>(step_.positions[row]) * frequency;
-                *angle++ = std::cos(turned);
-                *angle++ = std::sin(turned);
-            }
+        if (program_.request.draft && row > 0) {
+            std::ranges::copy(weights_.mask, to);
+        } else {
+            CHECK(step_.tokens[row] < shape_.vocab);
+            const bf16* from = &weights_.embedding[uint64_t{step_.tokens[row]} * shape_.hidden];
+            for (uint32_t i = 0; i < shape_.hidden; ++i) to[i] = to_float(from[i]);
         }
+        turn_angles(step_.positions[row], at.angles.row(row));
     }
 }
 
 void Executor::norm(const Tile& tile) {
     const Buffers& at = at_[tile.rank];
     const PackedRank& rank = weights_.ranks[tile.rank];
+    const bool of_context = tile.slot == kNormContext;
     const std::span<const float> gain = tile.slot == kNormInput  ? layer(tile).input_norm
                                         : tile.slot == kNormPost ? layer(tile).post_norm
+                                        : of_context             ? rank.context_norm
                                                                  : rank.norm;
-    for (uint32_t row = tile.begin; row < std::min(tile.end, step_.rows()); ++row) {
-        float* const out = at.normed.row(row);
-        kernels_.norm(at.residual.row(row), gain.data(), shape_.hidden, shape_.norm_epsilon, out);
+    const uint32_t rows = of_context ? step_.context.rows() : step_.rows();
+    for (uint32_t row = tile.begin; row < std::min(tile.end, rows); ++row) {
+        const float* const from = (of_context ? at.fused : at.residual).row(row);
+        float* const out = (of_context ? at.context : at.normed).row(row);
+        kernels_.norm(from, gain.data(), shape_.hidden, shape_.norm_epsilon, out);
         pad_row(out, shape_.hidden);
         if (tile.slot == kNormPost)
             quantize(out, padded(shape_.hidden, kPanelColumns) / kMxBlock, tile,
                      at.normed_blocks.row(row));
+        // The stream holds bf16 values: nothing is lost.
+        const bool kept = tile.part > 0 && !step_.taps.empty() && step_.taps[row] != nullptr;
+        if (!kept || tile.rank > 0) continue;
+        bf16* const tap = step_.taps[row] + size_t{tile.part - 1u} * shape_.hidden;
+        for (uint32_t i = 0; i < shape_.hidden; ++i) tap[i] = to_bf16(from[i]);
     }
 }
 
@@ -197,13 +232,14 @@ void Executor::multiply(const PackedMatrix& matrix, Span units, const Scratch& s
         {reinterpret_cast<const Int16Block* const*>(scratch.blocks.data()), rows}, out, stride);
 }
 
-void Executor::keep(const Tile& tile, uint32_t partial, Span units, const float* sums) {
+void Executor::keep(const Tile& tile, uint32_t partial, const View<float>& stream, uint32_t rows,
+                    Span units, const float* sums) {
     const Buffers& at = at_[tile.rank];
     const uint32_t column = units.begin * kUnitRows;
     const uint32_t count = std::min(units.count() * kUnitRows, shape_.hidden - column);
-    for (uint32_t row = 0; row < step_.rows(); ++row, sums += kSpanRows) {
+    for (uint32_t row = 0; row < rows; ++row, sums += kSpanRows) {
         if (program_.request.ranks == 1) {
-            kernels_.add_residual(sums, count, at.residual.row(row) + column);
+            kernels_.add_residual(sums, count, stream.row(row) + column);
         } else {
             std::memcpy(at.partial[partial].row(row) + column, sums, count * sizeof(float));
         }
@@ -211,16 +247,19 @@ void Executor::keep(const Tile& tile, uint32_t partial, Span units, const float*
 }
 
 void Executor::exchange(const Tile& tile, Scratch& scratch) {
+    const bool of_context = tile.slot == kPartialFuse;
+    const Buffers& at = at_[tile.rank];
+    const View<float>& stream = of_context ? at.fused : at.residual;
+    const uint32_t rows = of_context ? step_.context.rows() : step_.rows();
     in_spans(tile.begin, tile.end, [&](Span units) {
         const uint32_t column = units.begin * kUnitRows;
         const uint32_t count = std::min(units.count() * kUnitRows, shape_.hidden - column);
-        for (uint32_t row = 0; row < step_.rows(); ++row) {
+        for (uint32_t row = 0; row < rows; ++row) {
             std::fill_n(scratch.sum.begin(), count, 0.0f);
             for (const Buffers& from : at_)
                 kernels_.add_weighted(from.partial[tile.slot].row(row) + column, 1.0f, count,
                                       scratch.sum.data());
-            kernels_.add_residual(scratch.sum.data(), count,
-                                  at_[tile.rank].residual.row(row) + column);
+            kernels_.add_residual(scratch.sum.data(), count, stream.row(row) + column);
         }
     });
 }
@@ -239,15 +278,13 @@ void Executor::qkv(const Tile& tile, Scratch& scratch) {
     });
 }
 
-// Outputs [begin, end) of the projection of one row: rounded, rotated, and put where attention
-// looks for them.
+// Outputs [begin, end) of the projection of one row, head by head.
 void Executor::place_qkv(const Tile& tile, uint32_t row, Span rows, const float* out) {
     const AttentionShape& a = shape_.attention(tile.layer);
     const AttentionPart part = attention_part(a, tile.rank, program_.request.ranks);
     const uint32_t q_rows = part.heads.count() * a.head_dim;
     const uint32_t k_rows = part.kv_heads.count() * a.head_dim;
     const uint32_t position = step_.positions[row];
-    const uint32_t lane = position % kUnitRows;
     const float* const angles =
         at_[tile.rank].angles.row(row) + (a.window == 0 ? 0 : shape_.full.rotary_dims);
 
@@ -256,38 +293,56 @@ void Executor::place_qkv(const Tile& tile, uint32_t row, Span rows, const float*
         const uint32_t section = at < q_rows ? 0 : is_v ? q_rows + k_rows : q_rows;
         const uint32_t dim = is_v ? a.v_head_dim : a.head_dim;
         const uint32_t head = (at - section) / dim, first = (at - section) % dim;
-        const uint32_t last = std::min(dim, first + rows.end - at);
+        const Span dims{first, std::min(dim, first + rows.end - at)};
         const float* const in = out + (at - rows.begin) - first;  // in[d] is the head's dim d
-        at += last - first;
+        at += dims.count();
 
-        if (is_v) {
-            const KvSpan kv = step_.caches[row]->at(tile.rank, tile.layer, head, position);
-            bf16* const to =
-                kv.values + size_t{position % kv.ring} * value_row_elements(a.v_head_dim);
-            for (uint32_t d = first; d < last; ++d)
-                to[d] = to_bf16(shape_.value_scale * round_bf16(in[d]));
-            continue;
-        }
-        const uint32_t turning = std::max(first, std::min(last, a.rotary_dims));
         if (section == 0) {
-            float* const to = at_[tile.rank].query.row(row) + size_t{head} * dim;
-            for (uint32_t d = first; d < turning; d += 2)
-                std::tie(to[d], to[d + 1]) = rotated(in + d, angles + d);
-            for (uint32_t d = turning; d < last; ++d) to[d] = round_bf16(in[d]);
+            place_query(a, in, dims, angles, at_[tile.rank].query.row(row) + size_t{head} * dim);
             continue;
         }
-        // In a key tile two dims of one position stand together.
         const KvSpan kv = step_.caches[row]->at(tile.rank, tile.layer, head, position);
-        bf16* const to =
-            kv.keys + position % kv.ring / kUnitRows * key_tile_elements(dim) + 2 * lane;
-        const auto place = [&](uint32_t d) -> bf16& { return to[d / 2 * (2 * kUnitRows) + d % 2]; };
-        for (uint32_t d = first; d < turning; d += 2) {
-            const auto [low, high] = rotated(in + d, angles + d);
-            place(d) = to_bf16(low);
-            place(d + 1) = to_bf16(high);
-        }
-        for (uint32_t d = turning; d < last; ++d) place(d) = to_bf16(in[d]);
+        is_v ? place_value(a, in, dims, kv, position)
+             : place_key(a, in, dims, angles, kv, position);
     }
+}
+
+void Executor::place_query(const AttentionShape& a, const float* in, Span dims, const float* angles,
+                           float* to) const {
+    const uint32_t turning = std::max(dims.begin, std::min(dims.end, a.rotary_dims));
+    for (uint32_t d = dims.begin; d < turning; d += 2)
+        std::tie(to[d], to[d + 1]) = rotated(in + d, angles + d);
+    for (uint32_t d = turning; d < dims.end; ++d) to[d] = round_bf16(in[d]);
+}
+
+void Executor::place_key(const AttentionShape& a, const float* in, Span dims, const float* angles,
+                         const KvSpan& kv, uint32_t position) const {
+    // In a key tile two dims of one position stand together.
+    bf16* const to = kv.keys + position % kv.ring / kUnitRows * key_tile_elements(a.head_dim) +
+                     2 * (position % kUnitRows);
+    const auto place = [&](uint32_t d) -> bf16& { return to[d / 2 * (2 * kUnitRows) + d % 2]; };
+    const uint32_t turning = std::max(dims.begin, std::min(dims.end, a.rotary_dims));
+    for (uint32_t d = dims.begin; d < turning; d += 2) {
+        const auto [low, high] = rotated(in + d, angles + d);
+        place(d) = to_bf16(low);
+        place(d + 1) = to_bf16(high);
+    }
+    for (uint32_t d = turning; d < dims.end; ++d) place(d) = to_bf16(in[d]);
+}
+
+void Executor::place_value(const AttentionShape& a, const float* in, Span dims, const KvSpan& kv,
+                           uint32_t position) const {
+    bf16* const to = kv.values + size_t{position % kv.ring} * value_row_elements(a.v_head_dim);
+    for (uint32_t d = dims.begin; d < dims.end; ++d)
+        to[d] = to_bf16(shape_.value_scale * round_bf16(in[d]));
+}
+
+Span Executor::seen(uint32_t row, const AttentionShape& a) const {
+    const uint32_t position = step_.positions[row];
+    const bool draft = program_.request.draft.has_value();
+    const uint32_t first = a.window != 0 && position >= a.window ? position - a.window + 1 : 0;
+    return {std::max(first, step_.context.seen_from),
+            (draft ? step_.positions.back() : position) + 1};
 }
 
 void Executor::attend(const Tile& tile, Scratch& scratch) {
@@ -303,25 +358,24 @@ void Executor::attend(const Tile& tile, Scratch& scratch) {
     task.scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim));
     task.scratch = scratch.scores.data();
     for (uint32_t row = 0; row < step_.rows(); ++row) {
-        const uint32_t position = step_.positions[row];
-        const uint32_t first = a.window != 0 && position >= a.window ? position - a.window + 1 : 0;
+        const auto [first, end] = seen(row, a);
         task.query = at.query.row(row) + size_t{tile.begin} * a.head_dim;
-        const auto seen = [&](uint32_t from, uint32_t to) {
+        const auto read = [&, row](uint32_t from, uint32_t to) {
             const KvSpan kv = step_.caches[row]->at(tile.rank, tile.layer, tile.slot, from);
             task.keys = kv.keys;
             task.values = kv.values;
             task.ring = kv.ring;
             task.first = from;
-            task.last = to;
+            task.last = to - 1;
             kernels_.attend(task);
         };
-        if (is_one_chunk(shape_, tile.layer)) {
+        if (is_one_chunk(program_.request, tile.layer)) {
             task.out = scratch.mixed.data();
             task.out_stride = width;
             task.highest = scratch.highest.data();
             task.total = scratch.total.data();
             task.number_stride = 1;
-            seen(first, position);
+            read(first, end);
             for (uint32_t h = 0; h < task.heads; ++h) {
                 const uint32_t head = tile.begin + h;
                 kernels_.merge(task.out + size_t{h} * width, task.highest + h, task.total + h, 1, 0,
@@ -334,7 +388,7 @@ void Executor::attend(const Tile& tile, Scratch& scratch) {
         // A row of parts: values [heads, chunks, width], then highest and totals [heads, chunks].
         float* const values = at.parts.row(row);
         float* const numbers = values + size_t{heads} * chunks * width;
-        for (uint32_t c = first / kChunkKeys; c <= position / kChunkKeys; ++c) {
+        for (uint32_t c = first / kChunkKeys; c * kChunkKeys < end; ++c) {
             if (c % tile.shares != tile.part) continue;
             const size_t index = size_t{tile.begin} * chunks + c;
             task.out = values + index * width;
@@ -342,8 +396,7 @@ void Executor::attend(const Tile& tile, Scratch& scratch) {
             task.highest = numbers + index;
             task.total = numbers + size_t{heads} * chunks + index;
             task.number_stride = chunks;
-            seen(std::max(first, c * kChunkKeys),
-                 std::min(position, c * kChunkKeys + kChunkKeys - 1));
+            read(std::max(first, c * kChunkKeys), std::min(end, (c + 1) * kChunkKeys));
         }
     }
 }
@@ -355,9 +408,8 @@ void Executor::merge(const Tile& tile) {
     const uint32_t chunks = chunks_max(program_.request);
     const size_t width = value_row_elements(a.v_head_dim);
     for (uint32_t row = 0; row < step_.rows(); ++row) {
-        const uint32_t position = step_.positions[row];
-        const uint32_t first = a.window != 0 && position >= a.window ? position - a.window + 1 : 0;
-        const uint32_t begin = first / kChunkKeys, end = position / kChunkKeys + 1;
+        const auto [first, last] = seen(row, a);
+        const uint32_t begin = first / kChunkKeys, end = (last - 1) / kChunkKeys + 1;
         const float* const values = at.parts.row(row);
         const float* const numbers = values + heads * chunks * width;
         for (uint32_t head = tile.begin; head < tile.end; ++head) {
@@ -376,7 +428,7 @@ void Executor::output(const Tile& tile, Scratch& scratch) {
     for (uint32_t row = 0; row < step_.rows(); ++row) scratch.rows[row] = at.mixed.row(row);
     in_spans(tile.begin, tile.end, [&](Span units) {
         multiply(layer(tile).o, units, scratch, step_.rows(), scratch.out.data(), kSpanRows);
-        keep(tile, kPartialOutput, units, scratch.out.data());
+        keep(tile, kPartialOutput, at.residual, step_.rows(), units, scratch.out.data());
     });
 }
 
@@ -445,7 +497,7 @@ void Executor::down(const Tile& tile, Scratch& scratch) {
             for (uint32_t row = 0; row < step_.rows(); ++row) scratch.rows[row] = at.gated.row(row);
             multiply(layer(tile).dense.down, units, scratch, step_.rows(), scratch.out.data(),
                      kSpanRows);
-            return keep(tile, kPartialDown, units, scratch.out.data());
+            return keep(tile, kPartialDown, at.residual, step_.rows(), units, scratch.out.data());
         }
         std::fill_n(scratch.sum.begin(), step_.rows() * kSpanRows, 0.0f);
         // In ascending order of expert, which is the row's own order whoever is beside it.
@@ -464,7 +516,7 @@ void Executor::down(const Tile& tile, Scratch& scratch) {
                     scratch.sum.data() + pair / shape_.experts_per_token * kSpanRows);
             }
         }
-        keep(tile, kPartialDown, units, scratch.sum.data());
+        keep(tile, kPartialDown, at.residual, step_.rows(), units, scratch.sum.data());
     });
 }
 
@@ -476,6 +528,104 @@ void Executor::head(const Tile& tile, Scratch& scratch) {
     for (uint32_t i = 0; i < count; ++i) scratch.rows[i] = at.normed.row(first + i);
     multiply(weights_.ranks[tile.rank].head, {tile.begin, tile.end}, scratch, count,
              at.logits.row(first) + tile.begin * kUnitRows, at.logits.row_bytes / sizeof(float));
+}
+
+// ------------------------------------------------------------------ a drafter's context and heads
+
+void Executor::gather(const Tile& tile) {
+    const Buffers& at = at_[tile.rank];
+    const Span columns =
+        share(program_.request.draft->taps * shape_.hidden, tile.rank, program_.request.ranks);
+    for (uint32_t row = tile.begin; row < std::min(tile.end, step_.context.rows()); ++row) {
+        float* const to = at.tapped.row(row);
+        const bf16* const from = step_.context.taps[row] + columns.begin;
+        for (uint32_t i = 0; i < columns.count(); ++i) to[i] = to_float(from[i]);
+        pad_row(to, columns.count());
+        std::fill_n(at.fused.row(row), shape_.hidden, 0.0f);
+        turn_angles(step_.context.position + row, at.context_angles.row(row));
+    }
+}
+
+void Executor::fuse(const Tile& tile, Scratch& scratch) {
+    const Buffers& at = at_[tile.rank];
+    const uint32_t rows = step_.context.rows();
+    for (uint32_t row = 0; row < rows; ++row) scratch.rows[row] = at.tapped.row(row);
+    in_spans(tile.begin, tile.end, [&](Span units) {
+        multiply(weights_.ranks[tile.rank].fuse, units, scratch, rows, scratch.out.data(),
+                 kSpanRows);
+        keep(tile, kPartialFuse, at.fused, rows, units, scratch.out.data());
+    });
+}
+
+template <typename Each>
+void Executor::in_heads(const Tile& tile, const PackedMatrix& matrix, uint32_t rows,
+                        Scratch& scratch, Each each) const {
+    const uint32_t head = head_units(program_.request, tile.layer);
+    const uint32_t step = std::max(kSpanUnits / head, 1u) * head;
+    for (uint32_t begin = tile.begin; begin < tile.end; begin += step) {
+        const Span units{begin, std::min(begin + step, tile.end)};
+        multiply(matrix, units, scratch, rows, scratch.out.data(), size_t{step} * kUnitRows);
+        for (uint32_t row = 0; row < rows; ++row)
+            each(row, Span{units.begin * kUnitRows, std::min(units.end * kUnitRows, matrix.rows)},
+                 scratch.out.data() + size_t{row} * step * kUnitRows);
+    }
+}
+
+void Executor::query(const Tile& tile, Scratch& scratch) {
+    const Buffers& at = at_[tile.rank];
+    const AttentionShape& a = shape_.attention(tile.layer);
+    for (uint32_t row = 0; row < step_.rows(); ++row) scratch.rows[row] = at.normed.row(row);
+    in_heads(tile, layer(tile).query, step_.rows(), scratch,
+             [&](uint32_t row, Span rows, const float* out) {
+                 const float* const angles =
+                     at.angles.row(row) + (a.window == 0 ? 0 : shape_.full.rotary_dims);
+                 for (uint32_t r = rows.begin; r < rows.end; r += a.head_dim, out += a.head_dim) {
+                     for (uint32_t d = 0; d < a.head_dim; ++d) scratch.head[d] = round_bf16(out[d]);
+                     kernels_.norm(scratch.head.data(), layer(tile).query_norm.data(), a.head_dim,
+                                   shape_.norm_epsilon, scratch.normed_head.data());
+                     place_query(a, scratch.normed_head.data(), {0, a.head_dim}, angles,
+                                 at.query.row(row) + r);
+                 }
+             });
+}
+
+// The block's rows, then the context's: those are read once and stay.
+void Executor::keys(const Tile& tile, Scratch& scratch) {
+    const Buffers& at = at_[tile.rank];
+    const AttentionShape& a = shape_.attention(tile.layer);
+    const AttentionPart part = attention_part(a, tile.rank, program_.request.ranks);
+    const uint32_t k_rows = part.kv_heads.count() * a.head_dim;
+    const uint32_t block = step_.rows(), all = block + step_.context.rows();
+    for (uint32_t row = 0; row < all; ++row)
+        scratch.rows[row] = row < block ? at.normed.row(row) : at.context.row(row - block);
+    const auto place = [&](uint32_t row, Span rows, const float* out) {
+        const bool of_context = row >= block;
+        const uint32_t position =
+            of_context ? step_.context.position + row - block : step_.positions[row];
+        const KvCache& cache = of_context ? *step_.context.cache : *step_.caches[row];
+        const float* const angles =
+            (of_context ? at.context_angles.row(row - block) : at.angles.row(row)) +
+            (a.window == 0 ? 0 : shape_.full.rotary_dims);
+        for (uint32_t r = rows.begin; r < rows.end;) {
+            const bool is_v = r >= k_rows;
+            const uint32_t dim = is_v ? a.v_head_dim : a.head_dim;
+            const uint32_t head = (is_v ? r - k_rows : r) / dim;
+            const uint32_t first = (is_v ? r - k_rows : r) % dim;
+            const Span dims{first, std::min(dim, first + rows.end - r)};
+            const float* const in = out + (r - rows.begin) - first;
+            r += dims.count();
+            const KvSpan kv = cache.at(tile.rank, tile.layer, head, position);
+            if (is_v) {
+                place_value(a, in, dims, kv, position);
+                continue;
+            }
+            for (uint32_t d = 0; d < dim; ++d) scratch.head[d] = round_bf16(in[d]);
+            kernels_.norm(scratch.head.data(), layer(tile).key_norm.data(), dim,
+                          shape_.norm_epsilon, scratch.normed_head.data());
+            place_key(a, scratch.normed_head.data(), dims, angles, kv, position);
+        }
+    };
+    in_heads(tile, layer(tile).keys, all, scratch, place);
 }
 
 }  // namespace tessera

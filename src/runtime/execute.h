@@ -14,12 +14,27 @@
 
 namespace tessera {
 
-// One step: `rows` tokens, each of some sequence.
+// What a drafter reads of the target: for each of some consecutive positions of one sequence, its
+// tapped residuals, [taps, hidden].
+struct DraftContext {
+    const KvCache* cache = nullptr;  // the drafter's
+    uint32_t position = 0;           // of the first
+    std::span<const bf16* const> taps;
+    uint32_t seen_from = 0;  // the first position whose keys and values the cache has
+
+    uint32_t rows() const { return static_cast<uint32_t>(taps.size()); }
+};
+
+// One step: `rows` tokens, each of some sequence. A drafter's is a block: the anchor and as many
+// masked positions, whose tokens are not looked at; or no rows at all, to take in context.
 struct StepInput {
     std::span<const uint32_t> tokens;        // rows
     std::span<const uint32_t> positions;     // rows: of each token in its sequence
     std::span<const KvCache* const> caches;  // rows
     uint32_t logits_from = 0;                // rows before this one need no logits
+    std::span<bf16* const> taps = {};        // rows: where to keep its tapped residuals [taps,
+                                             // hidden]; null, or all empty: nowhere
+    DraftContext context = {};               // of a drafter's step
 
     uint32_t rows() const { return static_cast<uint32_t>(tokens.size()); }
 };
@@ -28,11 +43,12 @@ struct StepInput {
 struct Scratch {
     explicit Scratch(const PlanRequest& request);
 
-    std::vector<float> out, sum;     // rows * experts a token, kSpanUnits * 16
+    std::vector<float> out, sum;     // rows * experts a token, kSpanUnits * 16 or a head
     std::vector<const float*> rows;  // rows * experts a token
     std::vector<const std::byte*> blocks;
     std::vector<float> scores;                 // heads, kScoreStride
     std::vector<float> mixed, highest, total;  // heads: of attention in one chunk
+    std::vector<float> head, normed_head;      // head_dim
 };
 
 class Executor {
@@ -68,8 +84,9 @@ class Executor {
         T* row(size_t index) const { return reinterpret_cast<T*>(data + index * row_bytes); }
     };
     struct Buffers {
-        View<float> residual, angles, partial[2], scores, parts, logits;
+        View<float> residual, angles, partial[3], scores, parts, logits;
         View<float> normed, query, mixed, gated;
+        View<float> tapped, fused, context, context_angles;
         View<std::byte> normed_blocks, gated_blocks;
         Routes routes;
     };
@@ -87,6 +104,27 @@ class Executor {
     void gate_up(const Tile& tile, Scratch& scratch);
     void down(const Tile& tile, Scratch& scratch);
     void head(const Tile& tile, Scratch& scratch);
+    void gather(const Tile& tile);
+    void fuse(const Tile& tile, Scratch& scratch);
+    void query(const Tile& tile, Scratch& scratch);
+    void keys(const Tile& tile, Scratch& scratch);
+
+    void turn_angles(uint32_t position, float* angles) const;
+    // Dims [first, last) of one head, from `in` (dim 0 of the head), rounded, turned, and put where
+    // attention looks for them.
+    void place_query(const AttentionShape& a, const float* in, Span dims, const float* angles,
+                     float* to) const;
+    void place_key(const AttentionShape& a, const float* in, Span dims, const float* angles,
+                   const KvSpan& kv, uint32_t position) const;
+    void place_value(const AttentionShape& a, const float* in, Span dims, const KvSpan& kv,
+                     uint32_t position) const;
+    // Calls each(row, out) for units [begin, end) of a drafter's projection of `scratch.rows`, in
+    // spans of whole heads.
+    template <typename Each>
+    void in_heads(const Tile& tile, const PackedMatrix& matrix, uint32_t rows, Scratch& scratch,
+                  Each each) const;
+    // What row `row` sees: its own position and before, or in a block all of it.
+    Span seen(uint32_t row, const AttentionShape& a) const;
 
     // Rows `scratch.rows` against units of a matrix; `scratch.blocks` where that is mxfp4.
     void multiply(const PackedMatrix& matrix, Span units, const Scratch& scratch, uint32_t rows,
@@ -96,9 +134,10 @@ class Executor {
         return is_moe(tile) ? program_.request.blocks : Blocks::none;
     }
 
-    // A sublayer's sums for the columns of `units`, [rows, kSpanRows]: onto the stream, or into the
+    // A sublayer's sums for the columns of `units`, [rows, kSpanRows]: onto `stream`, or into the
     // partial.
-    void keep(const Tile& tile, uint32_t partial, Span units, const float* sums);
+    void keep(const Tile& tile, uint32_t partial, const View<float>& stream, uint32_t rows,
+              Span units, const float* sums);
 
     const PackedLayer& layer(const Tile& tile) const {
         return weights_.ranks[tile.rank].layers[tile.layer];

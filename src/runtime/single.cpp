@@ -24,6 +24,10 @@ bool is_floats(Value value) {
         case Value::partial:
         case Value::scores:
         case Value::logits:
+        case Value::tapped:
+        case Value::fused:
+        case Value::context:
+        case Value::context_angles:
             return true;
         // Which rows of `gated` and which chunks of `parts` are live is data.
         case Value::normed_blocks:
@@ -32,9 +36,25 @@ bool is_floats(Value value) {
         case Value::routes:
         case Value::gated:
         case Value::gated_blocks:
+        case Value::taps:
             return false;
     }
     return false;
+}
+
+// Whether its rows are those of a drafter's context.
+bool is_context(const Buffer& buffer) {
+    switch (buffer.value) {
+        case Value::tapped:
+        case Value::fused:
+        case Value::context:
+        case Value::context_angles:
+            return true;
+        case Value::partial:
+            return buffer.layer == kPartialFuse;
+        default:
+            return false;
+    }
 }
 
 }  // namespace
@@ -46,11 +66,12 @@ SingleMachine::SingleMachine(const Program& program, const PackedWeights& weight
 }
 
 std::optional<std::string> SingleMachine::poison_in(uint32_t tile, bool written,
-                                                    uint32_t rows) const {
+                                                    const StepInput& input) const {
     for (const Access& access : accesses(program_, program_.tiles[tile])) {
         const Buffer& buffer = program_.buffers[access.buffer];
         if (access.write != written || !is_floats(buffer.value)) continue;
         const std::byte* const data = executor_.bytes(buffer).data();
+        const uint32_t rows = is_context(buffer) ? input.context.rows() : input.rows();
         for (uint32_t row = access.rows.begin; row < std::min(access.rows.end, rows); ++row) {
             const auto* const values =
                 reinterpret_cast<const float*>(data + row * buffer.row_bytes);
@@ -68,7 +89,8 @@ std::optional<std::string> SingleMachine::poison_in(uint32_t tile, bool written,
 
 std::optional<std::string> SingleMachine::step(const StepInput& input, uint32_t stop_after,
                                                const std::function<void(uint32_t)>& after) {
-    CHECK(input.rows() > 0 && input.rows() <= program_.request.rows);
+    CHECK(input.rows() <= program_.request.rows);
+    CHECK(input.context.rows() <= program_.request.context_rows());
     for (uint32_t rank = 0; rank < program_.request.ranks; ++rank) {
         const std::span<std::byte> memory = executor_.memory(rank);
         std::memset(memory.data(), kPoison, memory.size());
@@ -77,10 +99,10 @@ std::optional<std::string> SingleMachine::step(const StepInput& input, uint32_t 
     for (uint32_t i = 0; i < program_.tiles.size() && i <= stop_after; ++i) {
         // Rows without logits leave theirs poison.
         const bool partial = program_.tiles[i].op == Op::head && input.logits_from > 0;
-        if (auto fault = poison_in(i, false, input.rows())) return fault;
+        if (auto fault = poison_in(i, false, input)) return fault;
         executor_.run(program_.tiles[i], scratch_);
         if (!partial)
-            if (auto fault = poison_in(i, true, input.rows())) return fault;
+            if (auto fault = poison_in(i, true, input)) return fault;
         if (after) after(i);
     }
     return std::nullopt;

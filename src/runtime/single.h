@@ -24,7 +24,7 @@ class SingleMachine {
     const Executor& executor() const { return executor_; }
 
   private:
-    std::optional<std::string> poison_in(uint32_t tile, bool written, uint32_t rows) const;
+    std::optional<std::string> poison_in(uint32_t tile, bool written, const StepInput& input) const;
 
     const Program& program_;
     Executor executor_;

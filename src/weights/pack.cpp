@@ -111,31 +111,6 @@ Format common_format(const Sources& parts, uint32_t column_begin) {
 // Lists the jobs of every rank, and lays out the packed matrices without their bytes.
 class Layout {
   public:
-    Layout(const Weights& weights, uint32_t ranks) : weights_(weights), ranks_(ranks) {
-        const Shape& s = weights.shape;
-        packed.shape = s;
-        packed.ranks.resize(ranks);
-        for (PackedRank& rank : packed.ranks) rank.layers.resize(s.layers);
-        for (uint32_t i = 0; i < s.layers; ++i) {
-            const LayerWeights& in = weights.layers[i];
-            add_attention(in, s.attention(i), i);
-            if (!s.is_moe[i]) {
-                add_feed_forward(
-                    in.dense, [](PackedLayer& layer) { return &layer.dense; }, i);
-                continue;
-            }
-            each_rank([&](uint32_t rank) {
-                add_rows(layer(rank, i).router, in.router, {0, s.experts}, 0, s.hidden, rank);
-                layer(rank, i).experts.resize(s.experts);  // never again: jobs point into it
-            });
-            for (uint32_t e = 0; e < s.experts; ++e)
-                add_feed_forward(
-                    in.experts[e], [e](PackedLayer& l) { return &l.experts[e]; }, i);
-        }
-        for (uint32_t rank = 0; rank < ranks; ++rank) add_head(rank);
-        count_vectors();
-    }
-
     uint64_t arena_bytes(uint32_t rank) const {
         uint64_t bytes = vector_bytes_;
         for (const Job& job : jobs)
@@ -146,7 +121,13 @@ class Layout {
     PackedWeights packed;
     std::vector<Job> jobs;
 
-  private:
+  protected:
+    Layout(const Shape& shape, uint32_t ranks) : ranks_(ranks) {
+        packed.shape = shape;
+        packed.ranks.resize(ranks);
+        for (PackedRank& rank : packed.ranks) rank.layers.resize(shape.layers);
+    }
+
     PackedLayer& layer(uint32_t rank, uint32_t i) { return packed.ranks[rank].layers[i]; }
 
     // The jobs of all ranks for the same sources, one after another: what one has read from the
@@ -155,23 +136,15 @@ class Layout {
     void each_rank(Add add) {
         left_ = std::make_shared<std::atomic<uint32_t>>(ranks_);
         for (uint32_t rank = 0; rank < ranks_; ++rank) add(rank);
+        left_ = nullptr;
     }
 
-    void add_attention(const LayerWeights& in, const AttentionShape& a, uint32_t i) {
-        each_rank([&](uint32_t rank) { add_qkv(in, a, rank, layer(rank, i).qkv); });
-        each_rank([&](uint32_t rank) {
-            const AttentionPart part = attention_part(a, rank, ranks_);
-            add_rows(layer(rank, i).o, in.o, {0, in.o.rows}, part.heads.begin * a.v_head_dim,
-                     part.heads.count() * a.v_head_dim, rank);
-        });
-    }
-
-    void add_qkv(const LayerWeights& in, const AttentionShape& a, uint32_t rank,
-                 PackedMatrix& out) {
+    // Rows of q, k and v as one matrix: `q_rows` of the rank's queries (none in a drafter's keys),
+    // then its keys and values.
+    template <typename Layer>
+    void add_heads(const Layer& in, const AttentionShape& a, uint32_t rank, uint32_t q_rows,
+                   uint32_t k_rows, uint32_t v_rows, PackedMatrix& out) {
         const AttentionPart part = attention_part(a, rank, ranks_);
-        const uint32_t q_rows = part.heads.count() * a.head_dim;
-        const uint32_t k_rows = part.kv_heads.count() * a.head_dim;
-        const uint32_t v_rows = part.kv_heads.count() * a.v_head_dim;
         const auto row_at = [&in, &a, part, q_rows, k_rows](uint32_t row) -> SourceRow {
             if (row >= q_rows + k_rows)
                 return {&in.v, part.kv_heads.begin * a.v_head_dim + row - q_rows - k_rows};
@@ -181,8 +154,18 @@ class Layout {
             return {is_q ? &in.q : &in.k,
                     head * a.head_dim + rotary_source_dim(at % a.head_dim, a.rotary_dims)};
         };
-        add(out, {&in.q, &in.k, &in.v}, q_rows + k_rows + v_rows, row_at, 0, weights_.shape.hidden,
-            rank);
+        Sources sources;
+        if (q_rows > 0) sources.push_back(&in.q);
+        if (k_rows > 0) sources.insert(sources.end(), {&in.k, &in.v});
+        add(out, std::move(sources), q_rows + k_rows + v_rows, row_at, 0, in.q.columns, rank);
+    }
+
+    void add_output(const Matrix& o, const AttentionShape& a, uint32_t i) {
+        each_rank([&](uint32_t rank) {
+            const AttentionPart part = attention_part(a, rank, ranks_);
+            add_rows(layer(rank, i).o, o, {0, o.rows}, part.heads.begin * a.v_head_dim,
+                     part.heads.count() * a.v_head_dim, rank);
+        });
     }
 
     // `place` finds the feed-forward of a layer that is meant.
@@ -205,28 +188,6 @@ class Layout {
             add_rows(place(layer(rank, i))->down, in.down, {0, in.down.rows}, part.begin,
                      part.count(), rank);
         });
-    }
-
-    // The largest matrix, in pieces: for more threads, and so that little of it is in memory twice.
-    void add_head(uint32_t rank) {
-        constexpr uint32_t kPieceUnits = 64;
-        PackedRank& out = packed.ranks[rank];
-        out.vocab = share(weights_.shape.vocab, rank, ranks_);
-        left_ = nullptr;
-        add_rows(out.head, weights_.head, out.vocab, 0, weights_.shape.hidden, rank);
-        Job whole = std::move(jobs.back());
-        jobs.pop_back();
-        for (uint32_t begin = 0; begin < out.head.units(); begin += kPieceUnits) {
-            Job piece = whole;
-            piece.sources.clear();
-            piece.units = {begin, std::min(begin + kPieceUnits, out.head.units())};
-            const Matrix& from = weights_.head;
-            const uint64_t first = out.vocab.begin + begin * kUnitRows;
-            const uint64_t last =
-                std::min<uint64_t>(out.vocab.begin + piece.units.end * kUnitRows, out.vocab.end);
-            piece.read = {from.data + first * from.row_bytes(), (last - first) * from.row_bytes()};
-            jobs.push_back(std::move(piece));
-        }
     }
 
     // Rows `span` of one matrix, in their order.
@@ -252,29 +213,120 @@ class Layout {
                         {}});
     }
 
-    void count_vectors() {
-        const auto add_vector = [&](const std::vector<float>& v) {
-            vector_bytes_ += Arena::taken(v.size() * sizeof(float));
-        };
-        for (const LayerWeights& layer : weights_.layers) {
-            add_vector(layer.input_norm);
-            add_vector(layer.post_norm);
-            add_vector(layer.sink);
-            add_vector(layer.correction_bias);
-        }
-        add_vector(weights_.norm);
+    void add_vector(const std::vector<float>& v) {
+        vector_bytes_ += Arena::taken(v.size() * sizeof(float));
     }
 
-    const Weights& weights_;
     uint32_t ranks_;
+
+  private:
     uint64_t vector_bytes_ = 0;
     std::shared_ptr<std::atomic<uint32_t>> left_;  // of the jobs being added
 };
+
+class TargetLayout : public Layout {
+  public:
+    TargetLayout(const Weights& weights, uint32_t ranks) : Layout(weights.shape, ranks) {
+        const Shape& s = weights.shape;
+        for (uint32_t i = 0; i < s.layers; ++i) {
+            const LayerWeights& in = weights.layers[i];
+            const AttentionShape& a = s.attention(i);
+            each_rank([&](uint32_t rank) {
+                const AttentionPart part = attention_part(a, rank, ranks);
+                add_heads(in, a, rank, part.heads.count() * a.head_dim,
+                          part.kv_heads.count() * a.head_dim, part.kv_heads.count() * a.v_head_dim,
+                          layer(rank, i).qkv);
+            });
+            add_output(in.o, a, i);
+            for (const auto* v : {&in.input_norm, &in.post_norm, &in.sink, &in.correction_bias})
+                add_vector(*v);
+            if (!s.is_moe[i]) {
+                add_feed_forward(
+                    in.dense, [](PackedLayer& layer) { return &layer.dense; }, i);
+                continue;
+            }
+            each_rank([&](uint32_t rank) {
+                add_rows(layer(rank, i).router, in.router, {0, s.experts}, 0, s.hidden, rank);
+                layer(rank, i).experts.resize(s.experts);  // never again: jobs point into it
+            });
+            for (uint32_t e = 0; e < s.experts; ++e)
+                add_feed_forward(
+                    in.experts[e], [e](PackedLayer& l) { return &l.experts[e]; }, i);
+        }
+        for (uint32_t rank = 0; rank < ranks; ++rank) add_head(weights, rank);
+        add_vector(weights.norm);
+    }
+
+  private:
+    // The largest matrix, in pieces: for more threads, and so that little of it is in memory twice.
+    void add_head(const Weights& weights, uint32_t rank) {
+        constexpr uint32_t kPieceUnits = 64;
+        PackedRank& out = packed.ranks[rank];
+        out.vocab = share(weights.shape.vocab, rank, ranks_);
+        add_rows(out.head, weights.head, out.vocab, 0, weights.shape.hidden, rank);
+        Job whole = std::move(jobs.back());
+        jobs.pop_back();
+        for (uint32_t begin = 0; begin < out.head.units(); begin += kPieceUnits) {
+            Job piece = whole;
+            piece.sources.clear();
+            piece.units = {begin, std::min(begin + kPieceUnits, out.head.units())};
+            const Matrix& from = weights.head;
+            const uint64_t first = out.vocab.begin + begin * kUnitRows;
+            const uint64_t last =
+                std::min<uint64_t>(out.vocab.begin + piece.units.end * kUnitRows, out.vocab.end);
+            piece.read = {from.data + first * from.row_bytes(), (last - first) * from.row_bytes()};
+            jobs.push_back(std::move(piece));
+        }
+    }
+};
+
+class DrafterLayout : public Layout {
+  public:
+    DrafterLayout(const DrafterWeights& weights, const PackedWeights& target)
+        : Layout(layers_of(weights.shape, target.shape),
+                 static_cast<uint32_t>(target.ranks.size())) {
+        const AttentionShape& a = weights.shape.attention;
+        each_rank([&](uint32_t rank) {
+            const Span columns = share(weights.fc.columns, rank, ranks_);
+            add_rows(packed.ranks[rank].fuse, weights.fc, {0, weights.fc.rows}, columns.begin,
+                     columns.count(), rank);
+        });
+        for (uint32_t i = 0; i < weights.shape.layers; ++i) {
+            const DrafterLayerWeights& in = weights.layers[i];
+            each_rank([&](uint32_t rank) {
+                const AttentionPart part = attention_part(a, rank, ranks_);
+                add_heads(in, a, rank, part.heads.count() * a.head_dim, 0, 0, layer(rank, i).query);
+            });
+            each_rank([&](uint32_t rank) {
+                const AttentionPart part = attention_part(a, rank, ranks_);
+                add_heads(in, a, rank, 0, part.kv_heads.count() * a.head_dim,
+                          part.kv_heads.count() * a.v_head_dim, layer(rank, i).keys);
+            });
+            add_output(in.o, a, i);
+            add_feed_forward(
+                in.dense, [](PackedLayer& layer) { return &layer.dense; }, i);
+            for (const auto* v : {&in.input_norm, &in.post_norm, &in.sink, &in.q_norm, &in.k_norm})
+                add_vector(*v);
+        }
+        add_vector(weights.norm);
+        add_vector(weights.hidden_norm);
+    }
+};
+
+// ------------------------------------------------------------------ vectors
 
 std::span<const float> copied(std::span<const float> values, Arena& arena) {
     std::byte* const at = arena.take(values.size_bytes());
     if (!values.empty()) std::memcpy(at, values.data(), values.size_bytes());
     return {reinterpret_cast<const float*>(at), values.size()};
+}
+
+// The rank's heads of it; empty without sinks.
+std::span<const float> copied_sink(const std::vector<float>& sink, const AttentionShape& a,
+                                   uint32_t rank, uint32_t ranks, Arena& arena) {
+    if (sink.empty()) return {};
+    const Span heads = attention_part(a, rank, ranks).heads;
+    return copied(std::span(sink).subspan(heads.begin, heads.count()), arena);
 }
 
 void copy_vectors(const Weights& weights, uint32_t rank, uint32_t ranks, PackedRank& out) {
@@ -283,13 +335,32 @@ void copy_vectors(const Weights& weights, uint32_t rank, uint32_t ranks, PackedR
         PackedLayer& layer = out.layers[i];
         layer.input_norm = copied(in.input_norm, out.arena);
         layer.post_norm = copied(in.post_norm, out.arena);
-        if (!in.sink.empty()) {
-            const Span heads = attention_part(weights.shape.attention(i), rank, ranks).heads;
-            layer.sink = copied(std::span(in.sink).subspan(heads.begin, heads.count()), out.arena);
-        }
+        layer.sink = copied_sink(in.sink, weights.shape.attention(i), rank, ranks, out.arena);
         layer.correction_bias = copied(in.correction_bias, out.arena);
     }
     out.norm = copied(weights.norm, out.arena);
+}
+
+void copy_vectors(const DrafterWeights& weights, uint32_t rank, uint32_t ranks, PackedRank& out) {
+    const AttentionShape& a = weights.shape.attention;
+    // A head's gains, where its dims stand.
+    const auto turned = [&](const std::vector<float>& gain) {
+        std::vector<float> moved(gain.size());
+        for (uint32_t d = 0; d < moved.size(); ++d)
+            moved[d] = gain[rotary_source_dim(d, a.rotary_dims)];
+        return copied(moved, out.arena);
+    };
+    for (uint32_t i = 0; i < weights.shape.layers; ++i) {
+        const DrafterLayerWeights& in = weights.layers[i];
+        PackedLayer& layer = out.layers[i];
+        layer.input_norm = copied(in.input_norm, out.arena);
+        layer.post_norm = copied(in.post_norm, out.arena);
+        layer.sink = copied_sink(in.sink, a, rank, ranks, out.arena);
+        layer.query_norm = turned(in.q_norm);
+        layer.key_norm = turned(in.k_norm);
+    }
+    out.norm = copied(weights.norm, out.arena);
+    out.context_norm = copied(weights.hidden_norm, out.arena);
 }
 
 void copy_embedding(const Matrix& from, const PackOptions& options, PackedWeights& out) {
@@ -345,21 +416,16 @@ uint64_t PackedWeights::bytes() const {
     return bytes;
 }
 
-uint64_t packed_bytes(const Weights& weights, uint32_t ranks) {
-    const Layout layout(weights, ranks);
-    uint64_t bytes =
-        Arena::taken(uint64_t{weights.embedding.rows} * weights.embedding.columns * sizeof(bf16));
-    for (uint32_t rank = 0; rank < ranks; ++rank) bytes += layout.arena_bytes(rank);
-    return bytes;
-}
+namespace {
 
-PackedWeights pack_weights(const Weights& weights, const PackOptions& options) {
-    CHECK(!ranks_problem(weights.shape, options.ranks));
-    Layout layout(weights, options.ranks);
-    for (uint32_t rank = 0; rank < options.ranks; ++rank) {
+// Takes memory, copies what is small, and moves the rest in parallel.
+template <typename Source>
+void fill(Layout& layout, const Source& weights, const PackOptions& options) {
+    const auto ranks = static_cast<uint32_t>(layout.packed.ranks.size());
+    for (uint32_t rank = 0; rank < ranks; ++rank) {
         PackedRank& out = layout.packed.ranks[rank];
         out.arena = Arena(layout.arena_bytes(rank));
-        copy_vectors(weights, rank, options.ranks, out);
+        copy_vectors(weights, rank, ranks, out);
     }
     uint64_t total = 0;
     for (Job& job : layout.jobs) {
@@ -367,7 +433,6 @@ PackedWeights pack_weights(const Weights& weights, const PackOptions& options) {
         job.out->data = layout.packed.ranks[job.rank].arena.take(job.out->bytes());
         total += job.out->bytes();
     }
-    copy_embedding(weights.embedding, options, layout.packed);
 
     std::atomic<uint64_t> done = 0;
     std::mutex drawing;
@@ -396,7 +461,48 @@ PackedWeights pack_weights(const Weights& weights, const PackOptions& options) {
         if (lock && now < total) options.progress(now, total);
     });
     if (options.progress) options.progress(total, total);
+}
+
+}  // namespace
+
+uint64_t packed_bytes(const Weights& weights, uint32_t ranks) {
+    const TargetLayout layout(weights, ranks);
+    uint64_t bytes =
+        Arena::taken(uint64_t{weights.embedding.rows} * weights.embedding.columns * sizeof(bf16));
+    for (uint32_t rank = 0; rank < ranks; ++rank) bytes += layout.arena_bytes(rank);
+    return bytes;
+}
+
+PackedWeights pack_weights(const Weights& weights, const PackOptions& options) {
+    CHECK(!ranks_problem(weights.shape, options.ranks));
+    TargetLayout layout(weights, options.ranks);
+    fill(layout, weights, options);
+    copy_embedding(weights.embedding, options, layout.packed);
     return std::move(layout.packed);
+}
+
+uint64_t packed_bytes(const DrafterWeights& weights, const PackedWeights& target) {
+    const DrafterLayout layout(weights, target);
+    uint64_t bytes = 0;
+    for (uint32_t rank = 0; rank < target.ranks.size(); ++rank) bytes += layout.arena_bytes(rank);
+    return bytes;
+}
+
+PackedWeights pack_drafter(const DrafterWeights& weights, const PackedWeights& target,
+                           const PackOptions& options) {
+    CHECK(options.ranks == target.ranks.size());
+    CHECK(!drafter_ranks_problem(weights.shape, options.ranks));
+    DrafterLayout layout(weights, target);
+    fill(layout, weights, options);
+    PackedWeights& packed = layout.packed;
+    packed.drafter = weights.shape;
+    packed.mask = weights.mask_embedding;
+    packed.embedding = target.embedding;
+    for (uint32_t rank = 0; rank < options.ranks; ++rank) {
+        packed.ranks[rank].head = target.ranks[rank].head;
+        packed.ranks[rank].vocab = target.ranks[rank].vocab;
+    }
+    return std::move(packed);
 }
 
 }  // namespace tessera

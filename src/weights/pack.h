@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "model/ranks.h"
 #include "tiles/packed.h"
 #include "weights/bind.h"
+#include "weights/bind_drafter.h"
 
 namespace tessera {
 
@@ -28,6 +30,10 @@ struct PackedLayer {
     PackedMatrix o;    // hidden, its heads * v_head_dim
     std::span<const float> sink;  // its heads; empty without sinks
 
+    // Of a drafter, in the place of qkv. The gains are in the order of rotary_source_dim too.
+    PackedMatrix query, keys;
+    std::span<const float> query_norm, key_norm;  // head_dim
+
     PackedFeedForward dense;                 // of a dense layer
     PackedMatrix router;                     // experts, hidden; the same on every rank
     std::span<const float> correction_bias;  // experts
@@ -40,6 +46,10 @@ struct PackedRank {
     std::span<const float> norm;  // hidden
     PackedMatrix head;            // its share of the vocabulary, hidden
     Span vocab;
+
+    // Of a drafter.
+    PackedMatrix fuse;                    // hidden, its share of the tapped columns
+    std::span<const float> context_norm;  // hidden
 };
 
 struct PackedWeights {
@@ -48,7 +58,11 @@ struct PackedWeights {
     std::span<const bf16> embedding;  // vocab, hidden: rows are looked up, not multiplied
     std::vector<PackedRank> ranks;
 
-    uint64_t bytes() const;
+    // Of a drafter, whose embedding and head are the target's own memory.
+    std::optional<DrafterShape> drafter;
+    std::vector<float> mask;  // hidden: the embedding of a masked position
+
+    uint64_t bytes() const;  // its own
 };
 
 // Bytes that pack_weights will take.
@@ -63,6 +77,11 @@ struct PackOptions {
 
 // `weights` has no ranks_problem. Its scales were checked. Throws Error if memory is not to be had.
 PackedWeights pack_weights(const Weights& weights, const PackOptions& options);
+
+// The same for a drafter of that target, over as many ranks. `target` outlives what is returned.
+uint64_t packed_bytes(const DrafterWeights& weights, const PackedWeights& target);
+PackedWeights pack_drafter(const DrafterWeights& weights, const PackedWeights& target,
+                           const PackOptions& options);
 
 // A row of a source matrix, or none (zeros).
 struct SourceRow {

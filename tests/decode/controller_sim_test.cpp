@@ -154,7 +154,7 @@ Decoded simulate(const Machine& machine, const Text& text, const ControllerOptio
         std::span<const float> confidence;
         double ms = 0;
         uint32_t verified = plan.count;
-        if (plan.source == Source::block) {
+        if (plan.source == DraftSource::block) {
             block = draft(text, token, random);
             confidence = std::span(block.confidence).first(plan.count);
             ms = machine.draft_ms * noise(random);

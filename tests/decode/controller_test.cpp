@@ -9,7 +9,7 @@
 namespace tessera {
 namespace {
 
-constexpr Controller::Plan kNone = {Source::none, 0};
+constexpr Controller::Plan kNone = {DraftSource::none, 0};
 
 // Prices known so well that nothing is tried for their sake.
 Costs measured(const std::array<double, kRowsMax>& seconds, double draft_seconds) {
@@ -38,9 +38,10 @@ Controller::Plan step(Controller& controller, const Costs& costs, uint32_t suffi
                       float confidence, uint32_t accepted) {
     const Controller::Plan plan = controller.plan(suffix_length, 100);
     const std::vector<float> drafted =
-        sure(confidence, plan.source == Source::block ? plan.count : 0);
-    const uint32_t verified = plan.source == Source::block ? controller.depth(drafted) : plan.count;
-    const double draft_seconds = plan.source == Source::block ? costs.draft_seconds() : 0;
+        sure(confidence, plan.source == DraftSource::block ? plan.count : 0);
+    const uint32_t verified =
+        plan.source == DraftSource::block ? controller.depth(drafted) : plan.count;
+    const double draft_seconds = plan.source == DraftSource::block ? costs.draft_seconds() : 0;
     controller.observe({plan.source, verified, std::min(accepted, verified),
                         draft_seconds + costs.step_seconds(verified + 1)},
                        drafted);
@@ -67,20 +68,28 @@ TEST(Controller, FollowsItsMode) {
     const Costs costs = flat();
     for (const ModeCase& c : std::vector<ModeCase>{
              {"off", {Mode::off}, 40, 100, kNone},
-             {"fixed", {Mode::fixed}, 40, 100, {Source::block, 7}},
-             {"fixed, fewer", {Mode::fixed, 3}, 40, 100, {Source::block, 3}},
-             {"fixed, little room", {Mode::fixed}, 0, 2, {Source::block, 2}},
+             {"fixed", {Mode::fixed}, 40, 100, {DraftSource::block, 7}},
+             {"fixed, fewer", {Mode::fixed, 3}, 40, 100, {DraftSource::block, 3}},
+             {"fixed, little room", {Mode::fixed}, 0, 2, {DraftSource::block, 2}},
              {"fixed, no room", {Mode::fixed}, 0, 0, kNone},
              {"fixed, no drafter", {Mode::fixed, 7, false}, 40, 100, kNone},
-             {"automatic", {Mode::automatic}, 0, 100, {Source::block, 7}},
-             {"automatic, fewer", {Mode::automatic, 2}, 0, 100, {Source::block, 2}},
-             {"automatic, little room", {Mode::automatic}, 0, 1, {Source::block, 1}},
+             {"automatic", {Mode::automatic}, 0, 100, {DraftSource::block, 7}},
+             {"automatic, fewer", {Mode::automatic, 2}, 0, 100, {DraftSource::block, 2}},
+             {"automatic, little room", {Mode::automatic}, 0, 1, {DraftSource::block, 1}},
              {"automatic, no room", {Mode::automatic}, 40, 0, kNone},
-             {"automatic, a long match", {Mode::automatic}, 40, 100, {Source::suffix, 7}},
-             {"automatic, a match, fewer", {Mode::automatic, 2}, 40, 100, {Source::suffix, 2}},
-             {"automatic, a match, little room", {Mode::automatic}, 40, 3, {Source::suffix, 3}},
+             {"automatic, a long match", {Mode::automatic}, 40, 100, {DraftSource::suffix, 7}},
+             {"automatic, a match, fewer", {Mode::automatic, 2}, 40, 100, {DraftSource::suffix, 2}},
+             {"automatic, a match, little room",
+              {Mode::automatic},
+              40,
+              3,
+              {DraftSource::suffix, 3}},
              {"no drafter, no match", {Mode::automatic, 7, false}, 0, 100, kNone},
-             {"no drafter, a match", {Mode::automatic, 7, false}, 9, 100, {Source::suffix, 7}}}) {
+             {"no drafter, a match",
+              {Mode::automatic, 7, false},
+              9,
+              100,
+              {DraftSource::suffix, 7}}}) {
         Controller controller(c.options, costs);
         for (uint32_t i = 0; i < 100; ++i) {  // nothing wears off where nothing is observed
             ASSERT_EQ(controller.plan(c.suffix_length, c.room), c.plan) << c.what << ", " << i;
@@ -93,7 +102,7 @@ TEST(Controller, VerifiesAllOfAFixedBlock) {
     Controller controller({Mode::fixed}, costs);
     for (uint32_t i = 0; i < 1000; ++i) {
         EXPECT_EQ(controller.depth(sure(0.01f, 7)), 7u);
-        EXPECT_EQ(step(controller, costs, 40, 0.01f, 0), (Controller::Plan{Source::block, 7}));
+        EXPECT_EQ(step(controller, costs, 40, 0.01f, 0), (Controller::Plan{DraftSource::block, 7}));
     }
     EXPECT_FALSE(controller.paused());
     EXPECT_EQ(controller.counters().pauses, 0u);
@@ -209,12 +218,12 @@ TEST(Controller, MeasuresOneRowSoonWhileItIsUnknown) {
     Controller controller({Mode::automatic}, costs);
     std::vector<uint32_t> singles;
     for (uint32_t i = 1; i <= 300; ++i) {
-        if (controller.plan(0, 100).source == Source::none) {
+        if (controller.plan(0, 100).source == DraftSource::none) {
             singles.push_back(i);
             costs.step(1, 0.9);
-            controller.observe({Source::none, 0, 0, 0.9}, {});
+            controller.observe({DraftSource::none, 0, 0, 0.9}, {});
         } else {
-            controller.observe({Source::block, 7, 7, 1}, sure(0.99f));
+            controller.observe({DraftSource::block, 7, 7, 1}, sure(0.99f));
         }
     }
     EXPECT_EQ(singles, (std::vector<uint32_t>{4, 8, 12, 140, 268}));
@@ -225,9 +234,9 @@ TEST(Controller, ABlockOfWhichNothingIsVerifiedMeasuresOneRowToo) {
     const Costs costs = flat();
     Controller controller({Mode::automatic}, costs);
     for (uint32_t i = 0; i < 1000; ++i) {
-        EXPECT_EQ(controller.plan(0, 100).source, Source::block);
+        EXPECT_EQ(controller.plan(0, 100).source, DraftSource::block);
         const uint32_t verified = i % 100 == 0 ? 0 : 7;
-        controller.observe({Source::block, verified, verified, 1}, sure(0.99f));
+        controller.observe({DraftSource::block, verified, verified, 1}, sure(0.99f));
     }
 }
 
@@ -236,10 +245,10 @@ TEST(Controller, ABlockOfWhichNothingIsVerifiedMeasuresOneRowToo) {
 // Runs of steps without and with a block, in turn, of drafts that are all refused.
 std::vector<uint32_t> refused_runs(Controller& controller, const Costs& costs, uint32_t steps) {
     std::vector<uint32_t> runs;
-    Source last = Source::block;
+    DraftSource last = DraftSource::block;
     uint32_t run = 0;
     for (uint32_t i = 0; i < steps; ++i) {
-        const Source source = step(controller, costs, 0, 0.9f, 0).source;
+        const DraftSource source = step(controller, costs, 0, 0.9f, 0).source;
         if (source != last) {
             runs.push_back(run);
             run = 0;
@@ -266,9 +275,9 @@ TEST(Controller, SaysHowLongADrafterMayRest) {
     ASSERT_NO_FATAL_FAILURE(refuse_until_paused(controller, costs));
     for (uint32_t left = controller.plans_until_probe(); left > 0; --left) {
         ASSERT_EQ(controller.plans_until_probe(), left);
-        ASSERT_EQ(step(controller, costs, 0, 0.9f, 0).source, Source::none);
+        ASSERT_EQ(step(controller, costs, 0, 0.9f, 0).source, DraftSource::none);
     }
-    EXPECT_EQ(step(controller, costs, 0, 0.9f, 0).source, Source::block);
+    EXPECT_EQ(step(controller, costs, 0, 0.9f, 0).source, DraftSource::block);
     EXPECT_FALSE(controller.paused());
     EXPECT_EQ(controller.plans_until_probe(), 0u);
 }
@@ -279,11 +288,11 @@ TEST(Controller, AProbeThatPaysEndsThePauseAndWhatIsProvenWaitsLittleAgain) {
     refused_runs(controller, costs, 700);
     EXPECT_EQ(controller.counters().pauses, 7u);
     uint32_t wait = 0;
-    while (wait <= 512 && step(controller, costs, 0, 0.9f, 7).source == Source::none) ++wait;
+    while (wait <= 512 && step(controller, costs, 0, 0.9f, 7).source == DraftSource::none) ++wait;
     ASSERT_LE(wait, 512u);
     // From now on all is accepted.
     for (uint32_t i = 0; i < 100; ++i) {
-        ASSERT_EQ(step(controller, costs, 0, 0.9f, 7).source, Source::block) << i;
+        ASSERT_EQ(step(controller, costs, 0, 0.9f, 7).source, DraftSource::block) << i;
     }
     // And then nothing: as at the start.
     ASSERT_NO_FATAL_FAILURE(refuse_until_paused(controller, costs));
@@ -295,8 +304,8 @@ TEST(Controller, AProbeVerifiesSomething) {
     const Costs costs = linear();
     Controller controller({Mode::automatic}, costs);
     refused_runs(controller, costs, 100);
-    for (uint32_t i = 0; i <= 512 && controller.plan(0, 100).source == Source::none; ++i) {
-        controller.observe({Source::none, 0, 0, 1}, {});
+    for (uint32_t i = 0; i <= 512 && controller.plan(0, 100).source == DraftSource::none; ++i) {
+        controller.observe({DraftSource::none, 0, 0, 1}, {});
     }
     ASSERT_FALSE(controller.paused());
     EXPECT_EQ(controller.depth(sure(0.01f)), 1u);
@@ -307,12 +316,13 @@ TEST(Controller, InterruptionsDoNotPause) {
     const Costs costs = linear();
     Controller controller({Mode::automatic}, costs);
     for (uint32_t i = 0; i < 2000; ++i) {
-        if (controller.plan(0, 100).source == Source::none) {
-            controller.observe({Source::none, 0, 0, 1}, {});
+        if (controller.plan(0, 100).source == DraftSource::none) {
+            controller.observe({DraftSource::none, 0, 0, 1}, {});
             continue;
         }
         const double seconds = costs.draft_seconds() + costs.step_seconds(8);
-        controller.observe({Source::block, 7, 5, seconds * (i % 20 == 0 ? 50 : 1)}, sure(0.9f));
+        controller.observe({DraftSource::block, 7, 5, seconds * (i % 20 == 0 ? 50 : 1)},
+                           sure(0.9f));
     }
     EXPECT_EQ(controller.counters().pauses, 0u);
 }
@@ -334,13 +344,13 @@ TEST(Controller, LearnsOfEachClassOfMatchesByItself) {
     Controller controller({Mode::automatic, 7, false}, costs);
     uint32_t tried = 0;
     for (uint32_t i = 0; i < 100; ++i) {
-        tried += step(controller, costs, 9, 0, 0).source == Source::suffix;
+        tried += step(controller, costs, 9, 0, 0).source == DraftSource::suffix;
     }
     EXPECT_LE(tried, 6u);
-    EXPECT_EQ(step(controller, costs, 40, 0, 7).source, Source::suffix);
+    EXPECT_EQ(step(controller, costs, 40, 0, 7).source, DraftSource::suffix);
     // After long enough it is tried again.
     for (uint32_t i = 0; i < 1000; ++i) {
-        tried += step(controller, costs, 9, 0, 0).source == Source::suffix;
+        tried += step(controller, costs, 9, 0, 0).source == DraftSource::suffix;
     }
     EXPECT_GT(tried, 6u);
     EXPECT_LE(tried, 30u);
@@ -353,19 +363,19 @@ TEST(Controller, PrefersWhatIsWorthMore) {
     for (uint32_t i = 0; i < 60; ++i) step(controller, costs, 0, 0.95f, 6);
     uint32_t suffixes = 0;
     for (uint32_t i = 0; i < 100; ++i) {
-        suffixes += step(controller, costs, 9, 0.95f, 6).source == Source::suffix;
+        suffixes += step(controller, costs, 9, 0.95f, 6).source == DraftSource::suffix;
     }
     EXPECT_EQ(suffixes, 0u);
     // But less than a long one, unless that fails too.
     for (uint32_t i = 0; i < 60; ++i) step(controller, costs, 0, 0.95f, 3);
     suffixes = 0;
     for (uint32_t i = 0; i < 100; ++i) {
-        suffixes += step(controller, costs, 64, 0.95f, 7).source == Source::suffix;
+        suffixes += step(controller, costs, 64, 0.95f, 7).source == DraftSource::suffix;
     }
     EXPECT_GE(suffixes, 99u);  // one step may be for the baseline
     suffixes = 0;
     for (uint32_t i = 0; i < 100; ++i) {
-        suffixes += step(controller, costs, 64, 0.95f, 0).source == Source::suffix;
+        suffixes += step(controller, costs, 64, 0.95f, 0).source == DraftSource::suffix;
     }
     EXPECT_LE(suffixes, 15u);
 }
@@ -403,15 +413,15 @@ TEST(Controller, ProbesCostLittle) {
         for (uint32_t token = 0; token < kTokens; ++token) {
             if (token == 3000) total_early = total;
             const Controller::Plan plan = controller.plan(0, 100);
-            if (plan.source == Source::none) {
-                controller.observe({Source::none, 0, 0, 1}, {});
+            if (plan.source == DraftSource::none) {
+                controller.observe({DraftSource::none, 0, 0, 1}, {});
                 total += 1;
                 continue;
             }
             const std::vector<float> confidence = sure(0.9999f);
             const uint32_t verified = controller.depth(confidence);
             const double spent = draft_seconds + seconds[verified];
-            controller.observe({Source::block, verified, 0, spent}, confidence);
+            controller.observe({DraftSource::block, verified, 0, spent}, confidence);
             total += spent;
         }
         std::printf("prices to %.1f: %.2f %% over 3,000 tokens, %.2f %% over 100,000\n",

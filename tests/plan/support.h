@@ -29,7 +29,7 @@ inline Shape two_layers(const Json& changes = Json::object()) {
 
 inline PlanRequest request(const Shape& shape, uint32_t ranks, uint32_t workers, uint32_t rows,
                            Blocks blocks = Blocks::none, uint32_t context = 1200) {
-    return {shape, ranks, workers, rows, context, blocks};
+    return {shape, ranks, workers, rows, context, blocks, {}, {}};
 }
 
 inline std::string text(const Program& p, uint32_t index) {
