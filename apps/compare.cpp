@@ -69,8 +69,7 @@ std::optional<Completed> completed_by(const Program& p, const Tile& tile) {
         case Op::qkv:
             return Completed{Stage::query, Value::query};
         case Op::attend:
-            if (is_one_chunk(p.request, tile.layer))
-                return Completed{Stage::mixed, Value::mixed};
+            if (is_one_chunk(p.request, tile.layer)) return Completed{Stage::mixed, Value::mixed};
             return std::nullopt;
         case Op::merge:
             return Completed{Stage::mixed, Value::mixed};

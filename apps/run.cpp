@@ -34,11 +34,22 @@ struct RunOptions {
     bool chat = false;
     bool think = false;
     Sampling sampling;
+    Speculation speculation;
+    std::string speculate = "auto";
     LoadOptions loading;
     std::string engine = "cpu", activations = "bf16";
     uint32_t tokens_max = kTokensMaxDefault;
     std::vector<std::string> stops;
 };
+
+// "auto", "off" or a number of tokens; with what is wrong with it, empty if nothing.
+std::pair<Speculation, std::string> parse_speculation(const std::string& given) {
+    if (given == "auto") return {{Speculate::kAuto}, ""};
+    if (given == "off") return {{Speculate::kOff}, ""};
+    if (given.size() == 1 && given[0] >= '1' && given[0] <= '7')
+        return {{Speculate::kFixed, static_cast<uint32_t>(given[0] - '0')}, ""};
+    return {{}, "expected auto, off or 1 to 7, found " + given};
+}
 
 void write_out(std::string_view text) {
     std::fwrite(text.data(), 1, text.size(), stdout);
@@ -94,8 +105,9 @@ Model load(const RunOptions& options) {
     if (spdlog::should_log(spdlog::level::info))
         load_options.progress = [&](uint64_t done, uint64_t total) { progress.show(done, total); };
     Model model = Model::load(folder, load_options);
-    spdlog::info("{}; context {} tokens; {}", model.info().summary, model.info().context_tokens,
-                 model.info().machine);
+    const std::string& drafter = model.info().drafter;
+    spdlog::info("{}; context {} tokens; {}{}{}", model.info().summary, model.info().context_tokens,
+                 drafter, drafter.empty() ? "" : "; ", model.info().machine);
     return model;
 }
 
@@ -149,7 +161,7 @@ class Dialogue {
                                std::equal(known_.begin(), known_.end(), tokens.begin());
         if (!continues) {
             restart();
-            session_.emplace(model_, options_.sampling);
+            session_.emplace(model_, options_.sampling, options_.speculation);
         }
         const auto fresh = std::span(tokens).subspan(known_.size());
         if (fresh.size() >= session_->room()) {
@@ -264,6 +276,7 @@ constexpr const char* kExamples = R"(Examples:
   git diff | tessera run --file - --max-tokens 64      a prompt from a pipe
   tessera run                                          an interactive session
   tessera run --model ~/models/MiMo-V2-Flash "Once"    another checkpoint
+  tessera run --speculate off "def fibonacci(n):"      one token a step: the same text
 Exit code: 0, 2 for an error, 130 if interrupted.
 )";
 
@@ -308,6 +321,11 @@ void add_run(CLI::App& program) {
         ->capture_default_str();
     run.add_option("--isa", options->loading.isa,
                    "Instructions: portable, avx2, avx512, avx512-vnni (default: the fastest here)");
+    run.add_option("--speculate", options->speculate,
+                   "auto: draft what pays; off; or 1 to 7: draft so many tokens each time. The "
+                   "text is the same")
+        ->check([](const std::string& given) { return parse_speculation(given).second; })
+        ->capture_default_str();
     run.add_option("--activations", options->activations,
                    "What experts multiply with: bf16, or int8, faster and less exact")
         ->check(CLI::IsMember({"bf16", "int8"}))
@@ -317,6 +335,8 @@ void add_run(CLI::App& program) {
         ->capture_default_str();
     run.callback([options] {
         if (const auto problem = options->sampling.problem()) fail("--{}", *problem);
+        options->speculation = parse_speculation(options->speculate).first;
+        options->loading.drafter = options->speculation.mode != Speculate::kOff;
         for (std::string& stop : options->stops) stop = unescape(stop);
         if (options->file == "-") {
             options->file.clear();

@@ -34,6 +34,7 @@ struct LoadOptions {
     uint32_t context = 0;  // tokens of a session at most; 0: the model's, at most 32768
     std::string isa;       // portable, avx2, avx512, avx512-vnni; empty: the fastest
     Activations activations = Activations::kBf16;
+    bool drafter = true;  // load the checkpoint's drafter, if it has one
     std::function<void(uint64_t done, uint64_t total)> progress;  // bytes; one thread at a time
 };
 
@@ -45,6 +46,7 @@ struct ModelInfo {
     uint64_t weight_bytes;          // as stored
     std::vector<Token> end_tokens;  // any of these ends an answer
     Sampling recommended;           // of generation_config.json
+    std::string drafter;            // what drafts; empty: nothing but text that repeats itself
 };
 
 class Model {

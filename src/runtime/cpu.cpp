@@ -122,24 +122,30 @@ void CpuMachine::run(CpuProgram& program, const StepInput& input) {
     workers_.everyone(walk_);
 }
 
-void CpuMachine::gather_logits(const CpuProgram& program, uint32_t row, std::span<float> out) {
-    CHECK(out.size() == program.program().request.shape.vocab);
-    size_t at = 0;
-    for (uint32_t rank = 0; rank < program.program().request.ranks; ++rank) {
-        const std::span<const float> part = program.executor().logits(rank, row);
-        std::ranges::copy(part, out.begin() + static_cast<ptrdiff_t>(at));
-        at += part.size();
-    }
+std::span<const float> CpuMachine::logits_of(const CpuProgram& program, uint32_t row,
+                                             std::span<float> memory) {
+    const uint32_t ranks = program.program().request.ranks;
+    if (ranks == 1) return program.executor().logits(0, row);
+    CHECK(memory.size() == program.program().request.shape.vocab);
+    auto at = memory.begin();
+    for (uint32_t rank = 0; rank < ranks; ++rank)
+        at = std::ranges::copy(program.executor().logits(rank, row), at).out;
+    return memory;
+}
+
+std::span<const float> CpuMachine::logits_at(uint32_t row, std::span<float> memory) const {
+    CHECK(current_ != nullptr);
+    return logits_of(*current_, row, memory);
 }
 
 void CpuMachine::logits(uint32_t row, std::span<float> out) const {
-    CHECK(current_ != nullptr);
-    gather_logits(*current_, row, out);
+    const std::span<const float> found = logits_at(row, out);
+    if (found.data() != out.data()) std::ranges::copy(found, out.begin());
 }
 
-void CpuMachine::draft_logits(uint32_t row, std::span<float> out) const {
+std::span<const float> CpuMachine::draft_logits_at(uint32_t row, std::span<float> memory) const {
     CHECK(block_ != nullptr);
-    gather_logits(*block_, row, out);
+    return logits_of(*block_, row, memory);
 }
 
 uint32_t CpuMachine::live_experts() const {

@@ -67,7 +67,10 @@ class CpuMachine {
     // One step of 1 to kStepRowsMax rows, from one thread at a time.
     void step(const StepInput& input);
 
-    // Of the last step: row >= its logits_from. Writes all of the vocabulary, rank by rank.
+    // Of the last step: row >= its logits_from. All of the vocabulary, rank by rank: where it lies,
+    // if that is one place, or gathered in `memory` [vocab].
+    std::span<const float> logits_at(uint32_t row, std::span<float> memory) const;
+    // The same, copied.
     void logits(uint32_t row, std::span<float> out) const;
 
     // The drafter reads `input.context`: at most kDecodeRowsMax rows and then a block, or at most
@@ -75,7 +78,7 @@ class CpuMachine {
     void draft(const StepInput& input);
 
     // Of the last block: row >= its logits_from.
-    void draft_logits(uint32_t row, std::span<float> out) const;
+    std::span<const float> draft_logits_at(uint32_t row, std::span<float> memory) const;
 
     // Of the last step: distinct experts, summed over layers.
     uint32_t live_experts() const;
@@ -95,7 +98,8 @@ class CpuMachine {
 
   private:
     void run(CpuProgram& program, const StepInput& input);
-    static void gather_logits(const CpuProgram& program, uint32_t row, std::span<float> out);
+    static std::span<const float> logits_of(const CpuProgram& program, uint32_t row,
+                                            std::span<float> memory);
 
     const PackedWeights& weights_;
     const PackedWeights* drafter_;

@@ -1,5 +1,7 @@
 #include "runtime/kv_cache.h"
 
+#include <cstring>
+
 namespace tessera {
 
 KvCache::KvCache(const Shape& shape, uint32_t ranks, uint32_t context)
@@ -43,6 +45,26 @@ void KvCache::fill_random(uint32_t length, uint64_t seed) {
         const uint32_t chunks = (length + kChunkKeys - 1) / kChunkKeys;
         const uint64_t page_bytes = page_memory_[rank].bytes() / pages_[rank].size();
         for (uint32_t chunk = 0; chunk < chunks; ++chunk) fill(pages_[rank][chunk], page_bytes);
+    }
+}
+
+uint64_t KvCache::ring_bytes() const {
+    uint64_t bytes = 0;
+    for (const Arena& ring : rings_) bytes += ring.bytes();
+    return bytes;
+}
+
+void KvCache::save_rings(std::byte* memory) const {
+    for (const Arena& ring : rings_) {
+        if (ring.bytes() > 0) std::memcpy(memory, ring.data(), ring.bytes());
+        memory += ring.bytes();
+    }
+}
+
+void KvCache::load_rings(const std::byte* memory) {
+    for (Arena& ring : rings_) {
+        if (ring.bytes() > 0) std::memcpy(ring.data(), memory, ring.bytes());
+        memory += ring.bytes();
     }
 }
 

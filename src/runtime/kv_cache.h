@@ -41,6 +41,12 @@ class KvCache {
     // Small seeded values for positions below `length`, for benchmarks: as if they had been read.
     void fill_random(uint32_t length, uint64_t seed);
 
+    // The sliding layers' rings of all ranks: what later tokens overwrite. `memory` has
+    // ring_bytes().
+    uint64_t ring_bytes() const;
+    void save_rings(std::byte* memory) const;
+    void load_rings(const std::byte* memory);
+
     uint32_t context() const { return context_; }
 
   private:

@@ -1,0 +1,141 @@
+#include "decode/stream.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace tessera {
+namespace {
+
+// 2^x for x in [-126, 0]: the whole part goes to the exponent, a polynomial makes the rest.
+float exp2_negative(float x) {
+    const float whole = static_cast<float>(static_cast<int32_t>(x));  // towards 0: rest in (-1, 0]
+    const float rest = x - whole;
+    // Minimax of 2^rest on [-1, 0], error below 2e-4.
+    const float fraction = 1.0f + rest * (0.6929f + rest * (0.2367f + rest * 0.0441f));
+    const int32_t bits = (static_cast<int32_t>(whole) + 127) << 23;
+    float power;
+    std::memcpy(&power, &bits, sizeof power);
+    return power * fraction;
+}
+
+}  // namespace
+
+float probability(std::span<const float> logits, uint32_t token, float temperature) {
+    constexpr float kLog2E = 1.44269504f;
+    constexpr size_t kLanes = 16;
+    const float scale = kLog2E / (temperature > 0 ? temperature : 1.0f);
+    const float top = logits[token] * scale;  // in the ordinary case the highest
+    float lanes[kLanes] = {};
+    size_t i = 0;
+    for (; i + kLanes <= logits.size(); i += kLanes) {
+        for (size_t lane = 0; lane < kLanes; ++lane) {
+            const float x = logits[i + lane] * scale - top;
+            const float low = x < -100.0f ? -100.0f : x;
+            lanes[lane] += exp2_negative(low > 0.0f ? 0.0f : low);
+        }
+    }
+    float sum = 0;
+    for (; i < logits.size(); ++i)
+        sum += exp2_negative(std::clamp(logits[i] * scale - top, -100.0f, 0.0f));
+    for (const float lane : lanes) sum += lane;
+    return 1.0f / std::max(sum, 1.0f);
+}
+
+Stream::Stream(const Sampling& sampling, const ControllerOptions& options, const Costs& costs,
+               uint32_t context, uint32_t vocab)
+    : sampler_(sampling, vocab),
+      temperature_(sampling.temperature),
+      controller_(options, costs),
+      suffix_(context),
+      context_(context) {
+    tokens_.reserve(context);
+}
+
+// ------------------------------------------------------------------ the text
+
+uint32_t Stream::take() {
+    CHECK(ready() > 0);
+    const uint32_t token = tokens_[taken_++];
+    ++stats_.tokens;
+    for (uint32_t shift = 0; shift < 32; shift += 8)
+        stats_.hash = (stats_.hash ^ (token >> shift & 255)) * 0x100000001b3u;
+    return token;
+}
+
+void Stream::push(uint32_t token) {
+    CHECK(tokens_.size() < context_);
+    tokens_.push_back(token);
+    suffix_.append(std::span(&token, 1));
+}
+
+void Stream::append(std::span<const uint32_t> tokens) {
+    truncate(taken_);
+    for (const uint32_t token : tokens) push(token);
+    taken_ = static_cast<uint32_t>(tokens_.size());
+}
+
+void Stream::truncate(uint32_t length) {
+    CHECK(length <= taken_);
+    tokens_.resize(length);
+    suffix_.truncate(length);
+    taken_ = length;
+}
+
+// ------------------------------------------------------------------ a step
+
+void Stream::choose(std::span<const float> logits) {
+    CHECK(ready() == 0);
+    push(sampler_.choose(logits, tokens_.size()));
+}
+
+Controller::Plan Stream::plan(uint32_t rows_max) {
+    CHECK(ready() == 0 && !tokens_.empty() && room() > 0 && rows_max > 0);
+    // Every draft that stands is a token, and so is the model's choice behind the last.
+    const uint32_t drafts_max = std::min({rows_max - 1, room() - 1, kRowsMax - 1});
+    rows_[0] = tokens_.back();
+    row_count_ = 1;
+    confidences_ = 0;
+    const SuffixMatcher::Match match = suffix_.find(std::span(rows_).subspan(1, drafts_max));
+    plan_ = controller_.plan(match.length, drafts_max);
+    if (plan_.source == DraftSource::suffix) row_count_ += plan_.count;
+    return plan_;
+}
+
+void Stream::draft(const Logits& slots) {
+    CHECK(plan_.source == DraftSource::block);
+    for (uint32_t i = 0; i < plan_.count; ++i) {
+        const std::span<const float> logits = slots(i + 1);
+        rows_[i + 1] = sampler_.choose(logits, tokens_.size() + i);
+        confidence_[i] = probability(logits, rows_[i + 1], temperature_);
+    }
+    confidences_ = plan_.count;
+    row_count_ = 1 + controller_.depth(std::span(confidence_).first(confidences_));
+}
+
+uint32_t Stream::accept(const Logits& rows) {
+    accepted_ = 0;
+    for (uint32_t row = 0;; ++row) {
+        const uint32_t token = sampler_.choose(rows(row), tokens_.size());
+        push(token);
+        if (row + 1 == row_count_ || rows_[row + 1] != token) break;
+        ++accepted_;
+    }
+    return accepted_;
+}
+
+void Stream::settle(double seconds) {
+    const uint32_t verified = row_count_ - 1;
+    ++stats_.steps;
+    stats_.seconds += seconds;
+    stats_.drafted += confidences_ > 0 ? 1 : 0;
+    stats_.copied += plan_.source == DraftSource::suffix ? 1 : 0;
+    for (uint32_t i = 0; i < verified; ++i) ++stats_.verified[i];
+    for (uint32_t i = 0; i < accepted_; ++i) ++stats_.accepted[i];
+    controller_.observe({plan_.source, verified, accepted_, seconds},
+                        std::span(confidence_).first(confidences_));
+}
+
+}  // namespace tessera

@@ -1,0 +1,32 @@
+// What a Model holds.
+#pragma once
+
+#include <memory>
+#include <mutex>
+
+#include "decode/costs.h"
+#include "model/generation.h"
+#include "tessera/model.h"
+#include "text/tokenizer.h"
+
+#include "engine/backend.h"
+
+namespace tessera {
+
+struct Model::Parts {
+    Parts(Tokenizer words, Generation defaults, ModelInfo about, std::unique_ptr<Backend> what)
+        : tokenizer(std::move(words)),
+          generation(std::move(defaults)),
+          info(std::move(about)),
+          backend(std::move(what)) {}
+
+    Tokenizer tokenizer;
+    Generation generation;
+    ModelInfo info;
+    std::unique_ptr<Backend> backend;
+    // Guards the backend, which takes one step at a time, and what its steps cost.
+    mutable std::mutex turn;
+    mutable Costs costs;
+};
+
+}  // namespace tessera

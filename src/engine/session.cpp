@@ -1,0 +1,220 @@
+// Sessions: streams of tokens over the texts of a backend.
+#include "tessera/session.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+
+#include "base/check.h"
+#include "decode/stream.h"
+
+#include "engine/parts.h"
+
+namespace tessera {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begun) {
+    return std::chrono::duration<double>(Clock::now() - begun).count();
+}
+
+ControllerOptions controller_options(const Speculation& speculation, const Backend& backend) {
+    ControllerOptions options;
+    options.mode = speculation.mode == Speculate::kOff     ? Mode::off
+                   : speculation.mode == Speculate::kFixed ? Mode::fixed
+                                                           : Mode::automatic;
+    options.max_draft = std::clamp(speculation.max_draft, 1u, kRowsMax - 1);
+    options.has_drafter = backend.has_drafter();
+    if (!backend.has_drafter() && options.mode == Mode::fixed) options.mode = Mode::off;
+    return options;
+}
+
+}  // namespace
+
+struct Session::State {
+    State(Model from, const Sampling& sampling, const Speculation& speculation)
+        : model(std::move(from)),
+          text(backend().begin(speculation.mode != Speculate::kOff)),
+          stream(sampling, controller_options(speculation, backend()), parts().costs,
+                 model.info().context_tokens, model.info().vocab) {}
+
+    const Model::Parts& parts() const { return *model.parts_; }
+    Backend& backend() const { return *model.parts_->backend; }
+
+    // Whether the drafter will want what the model leaves of the next rows: not while it pauses for
+    // longer than it looks back.
+    bool wants_taps() const {
+        return stream.controller().plans_until_probe() <= backend().draft_window();
+    }
+
+    Model model;
+    std::unique_ptr<Text> text;
+    Stream stream;
+    // After a prompt the model has read all of the text, and the logits of its end are kept here.
+    bool first_logits = false;
+    std::vector<float> logits;
+    double step_draft_seconds = 0;
+};
+
+Session::Session(Model model, const Sampling& sampling, const Speculation& speculation)
+    : state_(std::make_unique<State>(std::move(model), sampling, speculation)) {
+    state_->logits.resize(state_->model.info().vocab);
+}
+
+Session::Session(Session&&) noexcept = default;
+Session& Session::operator=(Session&&) noexcept = default;
+Session::~Session() = default;
+
+// ------------------------------------------------------------------ the text
+
+bool Session::append(std::span<const Token> tokens, const std::function<bool()>& go_on) {
+    CHECK(tokens.size() <= room());
+    State& s = *state_;
+    const std::scoped_lock lock(s.parts().turn);
+    const auto begun = Clock::now();
+    const auto before = static_cast<uint32_t>(s.stream.text().size());
+    s.stream.append(tokens);
+    // What was drafted and verified beyond the last token that was given is dropped.
+    const uint32_t read = s.text->rewind(std::min(s.text->length(), before));
+    const std::span<const Token> text = s.stream.text();
+    if (read > 0) s.text->mark();
+    if (read < text.size()) s.first_logits = false;
+    bool whole = true;
+    for (uint32_t at = read; at < text.size() && whole;) {
+        const auto count =
+            std::min<uint32_t>(kStepRowsMax, static_cast<uint32_t>(text.size()) - at);
+        const Backend::Reading reading{s.text.get(), text.subspan(at, count)};
+        s.backend().read(std::span(&reading, 1), count - 1);
+        if (at + count == text.size()) {
+            std::ranges::copy(s.backend().logits(count - 1), s.logits.begin());
+            s.first_logits = true;
+        }
+        at += count;
+        whole = at == text.size() || !go_on || go_on();
+    }
+    if (!whole) s.stream.truncate(s.text->length());
+    if (whole) s.text->mark();
+    s.stream.stats().prompt_tokens += static_cast<uint32_t>(s.stream.text().size()) - before;
+    s.stream.stats().prompt_seconds += seconds_since(begun);
+    return whole;
+}
+
+std::span<const Token> Session::text() const {
+    return state_->stream.text();
+}
+
+uint32_t Session::room() const {
+    return state_->stream.room();
+}
+
+uint32_t Session::reuse(std::span<const Token> wanted) {
+    State& s = *state_;
+    const std::scoped_lock lock(s.parts().turn);
+    const std::span<const Token> text = s.stream.text();
+    const auto same = static_cast<uint32_t>(std::ranges::mismatch(text, wanted).in1 - text.begin());
+    uint32_t kept = std::min<uint32_t>(same, static_cast<uint32_t>(wanted.size()) - 1);
+    // The newest token may be unread: then it is kept without being read.
+    if (kept <= s.text->length()) kept = s.text->rewind(kept);
+    s.stream.truncate(kept);
+    s.first_logits = false;
+    return kept;
+}
+
+// ------------------------------------------------------------------ the answer
+
+uint32_t Session::ready() const {
+    return state_->stream.ready();
+}
+
+Token Session::next() {
+    CHECK(room() > 0);
+    if (ready() == 0) {
+        Session* const self = this;
+        step(std::span(&self, 1));
+    }
+    return state_->stream.take();
+}
+
+uint32_t Session::step_sessions_max() {
+    return kStepRowsMax;
+}
+
+void Session::step(std::span<Session* const> sessions) {
+    CHECK(!sessions.empty() && sessions.size() <= step_sessions_max());
+    const State& first = *sessions.front()->state_;
+    Backend& backend = first.backend();
+    const std::scoped_lock lock(first.parts().turn);
+
+    // After a prompt the logits are there: no pass of the model is needed. Who has tokens ready
+    // needs none either.
+    std::array<State*, kStepRowsMax> stepping;
+    size_t count = 0;
+    for (Session* const session : sessions) {
+        State& s = *session->state_;
+        CHECK(&s.backend() == &backend && s.stream.room() > 0 && !s.stream.text().empty());
+        if (s.stream.ready() > 0) continue;
+        if (s.first_logits) {
+            const auto begun = Clock::now();
+            s.stream.choose(s.logits);
+            s.first_logits = false;
+            s.stream.stats().seconds += seconds_since(begun);
+            continue;
+        }
+        // All but the newest token is read, unless an append() was broken off there.
+        const auto unread = static_cast<uint32_t>(s.stream.text().size()) - 1;
+        if (s.text->length() > unread) s.text->rewind(unread);
+        stepping[count++] = &s;
+    }
+    if (count == 0) return;
+
+    const auto rows_max = kStepRowsMax / static_cast<uint32_t>(count);
+    std::array<Backend::Reading, kStepRowsMax> readings;
+    uint32_t rows = 0;
+    for (size_t i = 0; i < count; ++i) {
+        State& s = *stepping[i];
+        const auto begun = Clock::now();
+        const Controller::Plan plan = s.stream.plan(rows_max);
+        auto drafting = Clock::now();
+        if (plan.source == DraftSource::block) {
+            // What was left for the drafter while it paused, or by a prompt, is no cost of this
+            // block: it is paid once.
+            backend.catch_up(*s.text);
+            drafting = Clock::now();
+            backend.draft(*s.text, s.stream.text().back());
+            s.stream.draft([&](uint32_t slot) { return backend.draft_logits(slot); });
+            s.parts().costs.draft(seconds_since(drafting));
+            s.stream.stats().bytes += backend.draft_bytes();
+        }
+        s.step_draft_seconds = seconds_since(drafting);
+        s.stream.stats().draft_seconds += seconds_since(begun);
+        readings[i] = {s.text.get(), s.stream.rows(), s.wants_taps()};
+        rows += static_cast<uint32_t>(s.stream.rows().size());
+    }
+
+    const auto begun = Clock::now();
+    backend.read(std::span(readings).first(count), 0);
+    uint32_t row = 0;
+    for (size_t i = 0; i < count; ++i) {
+        State& s = *stepping[i];
+        const auto own = static_cast<uint32_t>(s.stream.rows().size());
+        const uint32_t length = s.text->length() - own;
+        Stats& stats = s.stream.stats();
+        stats.bytes += backend.bytes();
+        stats.experts += (backend.experts() - stats.experts) / (stats.steps + 1);
+        const uint32_t accepted =
+            s.stream.accept([&](uint32_t r) { return backend.logits(row + r); });
+        s.text->rewind(length + 1 + accepted);
+        row += own;
+    }
+    const double seconds = seconds_since(begun);
+    first.parts().costs.step(rows, seconds);
+    for (size_t i = 0; i < count; ++i)
+        stepping[i]->stream.settle(seconds + stepping[i]->step_draft_seconds);
+}
+
+const Stats& Session::stats() const {
+    return state_->stream.stats();
+}
+
+}  // namespace tessera
