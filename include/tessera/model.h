@@ -43,7 +43,7 @@ struct ModelInfo {
     std::string machine;            // what decodes it: engine, threads, instructions
     uint32_t context_tokens;        // prompt and answer together
     uint32_t vocab;                 // of the logits; the tokenizer's may be smaller
-    uint64_t weight_bytes;          // as stored
+    uint64_t weight_bytes;          // as stored, the drafter's among them
     std::vector<Token> end_tokens;  // any of these ends an answer
     Sampling recommended;           // of generation_config.json
     std::string drafter;            // what drafts; empty: nothing but text that repeats itself

@@ -141,7 +141,10 @@ std::unique_ptr<Backend> load_cpu(const Checkpoint& checkpoint, const Weights& w
     packed->target = pack_weights(weights, pack);
     if (drafter != nullptr) {
         pack.progress = {};
-        pack.drop = {};
+        pack.drop = [&](std::span<const std::byte> read) {
+            for (const MappedFile& shard : drafter->checkpoint.shards) shard.drop(read);
+        };
+        info.weight_bytes += drafter->weights.bytes;
         packed->drafter =
             std::make_unique<PackedWeights>(pack_drafter(drafter->weights, packed->target, pack));
         const DrafterShape& d = drafter->weights.shape;
