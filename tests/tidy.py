@@ -90,6 +90,18 @@ def check_source(path, text):
         yield "has a name that says nothing"
 
 
+def check_cuda(path, text):
+    """CUDA stays where its runtime, its tiles and its benchmarks are; no other source sees it."""
+    at_home = path.startswith(("src/runtime/gpu", "bench/gpu/")) or re.fullmatch(r"src/tiles/\w+_gpu\.cuh", path)
+    if at_home:
+        return
+    if path.endswith((".cu", ".cuh")):
+        yield "is CUDA outside src/runtime/gpu, src/tiles/*_gpu.cuh and bench/gpu"
+    for name in INCLUDE.findall(text):
+        if name.endswith(".cuh"):
+            yield f'includes "{name}": only CUDA includes CUDA'
+
+
 def check_text(path, text):
     found = MACHINE.search(text)
     if found:
@@ -133,7 +145,8 @@ def breaches(root):
         found += [(path, what) for what in check_text(path, text)]
         if file.suffix in SOURCES:
             sources.append(file)
-            found += [(path, what) for what in [*check_source(path, text), *check_floors(path, text)]]
+            found += [(path, what) for what in [*check_source(path, text), *check_cuda(path, text),
+                                             *check_floors(path, text)]]
     return found + list(check_fuzz(root)) + list(check_format(root, sources))
 
 
@@ -147,6 +160,11 @@ BROKEN = [  # (file, content, a word of the breach)
     ("src/base/bare.h", "int f();\n", "#pragma once"),
     ("src/base/utils.cpp", "int x;\n", "says nothing"),
     ("src/base/crooked.cpp", "int    x  ;\n", "not formatted"),
+    ("src/plan/kernel.cu", "int x;\n", "is CUDA outside"),
+    ("src/tiles/norm.cuh", "#pragma once\n", "is CUDA outside"),
+    ("src/runtime/cpu.cpp", '#include "runtime/gpu/ring.cuh"\n', "only CUDA includes"),
+    ("src/runtime/gpu/decode.cu", '#include "decode/sample.h"\n', "may include only"),
+    ("src/runtime/gpu/bare.cuh", "int f();\n", "#pragma once"),
     ("docs/NOTES.md", "see /ho" + "me/somebody/notes\n", "one machine"),
     ("fuzz/CMakeLists.txt", "tessera_fuzz(index tessera_checkpoint)\n", "is empty"),
     ("fuzz/lost.cpp", "int x;\n", "never run"),
@@ -154,6 +172,8 @@ BROKEN = [  # (file, content, a word of the breach)
 SOUND = [
     ("src/decode/sample.cpp", '#include "base/check.h"\n#include "tessera/sampling.h"\n'),
     ("apps/inspect.cpp", '#include "weights/bind.h"\n'),
+    ("src/tiles/norm_gpu.cuh", "#pragma once\n"),
+    ("bench/gpu/ground.cu", '#include "runtime/gpu/ring.cuh"\n'),
     ("docs/NOTES.md", "Nothing to see.\n"),
 ]
 

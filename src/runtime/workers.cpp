@@ -1,5 +1,7 @@
 #include "runtime/workers.h"
 
+#include <algorithm>
+
 #include <pthread.h>
 #include <sched.h>
 
@@ -22,6 +24,8 @@ void pin_to(pthread_t thread, int core) {
     pthread_setaffinity_np(thread, sizeof set, &set);  // advice: a refusal changes nothing
 }
 
+// Those that the process may use, the one that the caller runs on first: it stays there if nothing
+// else runs, and a worker pinned beside it on the same core would make every wait a time slice.
 std::vector<int> allowed_cores() {
     cpu_set_t set;
     CPU_ZERO(&set);
@@ -29,6 +33,8 @@ std::vector<int> allowed_cores() {
     if (sched_getaffinity(0, sizeof set, &set) != 0) return cores;
     for (int core = 0; core < CPU_SETSIZE; ++core)
         if (CPU_ISSET(core, &set)) cores.push_back(core);
+    const auto own = std::ranges::find(cores, sched_getcpu());
+    if (own != cores.end()) std::rotate(cores.begin(), own, own + 1);
     return cores;
 }
 
