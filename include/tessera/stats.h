@@ -27,6 +27,7 @@ struct Stats {
     double tokens_per_step() const { return steps > 0 ? 1.0 * tokens / steps : 0; }  // τ
     double bytes_per_second() const { return seconds > 0 ? bytes / seconds : 0; }
     double ms_per_step() const { return steps > 0 ? 1e3 * seconds / steps : 0; }
+    double ms_per_draft() const { return drafted > 0 ? 1e3 * draft_seconds / drafted : 0; }
 
     // One line for people: rates, τ, milliseconds a step, what was read and the hash.
     std::string line() const;

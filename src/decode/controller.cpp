@@ -31,6 +31,12 @@ constexpr uint32_t kWaitMax = 512;
 // Of what was learnt about confidence, at each probe: the text may have changed since.
 constexpr double kProbeKept = 0.7;
 
+// What an earlier session learnt counts for this part, and as so many steps at most; and if it had
+// given up drafting, this one tries again after so many tokens at most.
+constexpr double kInheritedKept = 0.5;
+constexpr double kInheritedSteps = 8;
+constexpr uint32_t kInheritedWaitMax = 64;
+
 // One-row steps for the baseline: soon while it is unmeasured, rarely afterwards, since prices
 // change with the context and with the machine's other work.
 constexpr uint32_t kBaselineSamples = 3;
@@ -122,9 +128,25 @@ void Calibration::fade(double kept) {
 
 // ---------------------------------------------------------------------------- before a step: plan
 
-Controller::Controller(const ControllerOptions& options, const Costs& costs)
+Controller::Controller(const ControllerOptions& options, const Costs& costs,
+                       const Experience* before)
     : options_(options), costs_(costs), next_wait_(kWaitMin) {
     CHECK(options.max_draft >= 1 && options.max_draft < kRowsMax);
+    if (before == nullptr) return;
+    calibration_ = before->calibration;
+    calibration_.fade(kInheritedKept);
+    suffix_ = before->suffix;
+    for (Acceptance& one : suffix_) one.fade(kInheritedKept);
+    if (!before->paused) {
+        // Already on trial, with a record to weigh its first steps with.
+        block_ = before->block;
+        if (block_.steps > kInheritedSteps) block_.fade(kInheritedSteps / block_.steps);
+        trial_steps_ = kTrialSteps - kProbeSteps;
+        return;
+    }
+    paused_ = true;
+    next_wait_ = std::min(before->next_wait, kInheritedWaitMax);
+    wait_ = next_wait_;
 }
 
 Controller::Plan Controller::plan(uint32_t suffix_length, uint32_t room) {

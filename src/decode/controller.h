@@ -66,10 +66,24 @@ class Calibration {
     std::array<Acceptance, kBins> bins_;
 };
 
+inline constexpr uint32_t kSuffixClasses = 3;
+
+// What a session learnt that the next one of its kind may begin with.
+struct Experience {
+    Calibration calibration;
+    std::array<Acceptance, kSuffixClasses> suffix;
+    RecentRate block;
+    bool paused = false;
+    uint32_t next_wait = 0;
+};
+
 class Controller {
   public:
     // Keeps a reference to `costs`; what guards them is held during plan(), depth() and observe().
-    Controller(const ControllerOptions& options, const Costs& costs);
+    // `before`: of an earlier session of the same model and temperature, or null. It counts for
+    // less than what this text shows, but a short text has no time to learn that nothing pays.
+    Controller(const ControllerOptions& options, const Costs& costs,
+               const Experience* before = nullptr);
 
     // `source` drafts this step; `count` is how many tokens to draft (block) or to verify of those
     // that followed the match (suffix).
@@ -105,6 +119,10 @@ class Controller {
     bool paused() const { return paused_; }
     uint32_t plans_until_probe() const { return paused_ ? wait_ : 0; }
 
+    Experience experience() const {
+        return {calibration_, suffix_, block_, paused_, next_wait_};
+    }
+
     struct Counters {
         uint64_t steps = 0;           // observed
         uint64_t block_steps = 0;     // of them, with a drafted block
@@ -123,8 +141,6 @@ class Controller {
         uint32_t count;
         double worth;  // tokens
     };
-
-    static constexpr uint32_t kSuffixClasses = 3;
 
     double baseline() const { return 1 / costs_.step_seconds(1); }
     double rate() const;

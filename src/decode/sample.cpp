@@ -1,6 +1,7 @@
 #include "decode/sample.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -19,18 +20,55 @@ uint64_t mix(uint64_t z) {
 
 constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;
 
-// u is at most 1 - 2^-53, so no noise exceeds -log(2^-53).
-constexpr float kNoiseMax = 37.0f;
+// The noise of all tokens at one position.
+class NoiseSource {
+  public:
+    NoiseSource(uint64_t seed, uint64_t position)
+        : stem_(mix(mix(seed + kGolden) + (position + 1) * kGolden)) {}
+
+    uint64_t hash(uint32_t token) const { return mix(stem_ + (token + 1ull) * kGolden); }
+
+    static float noise(uint64_t hash) {
+        // 52 bits and a half are exact; with 53 the half would round the largest u to 1, its noise
+        // to infinity.
+        const double u = (static_cast<double>(hash >> 12) + 0.5) * 0x1p-52;
+        return static_cast<float>(-std::log(-std::log(u)));
+    }
+
+    // No less than noise(hash), for the price of counting zeros: -log(-log(u)) <= -log(1 - u), and
+    // 1 - u has as many leading zeros as the complement of the hash, which is at most one short.
+    static float at_most(uint64_t hash) {
+        constexpr float kLog2 = 0.693148f;  // a little more than it is
+        const int zeros = std::countl_zero(~hash | uint64_t{1} << 11);
+        return kLog2 * static_cast<float>(zeros + 1);
+    }
+
+    // u is at most 1 - 2^-53, so no noise exceeds -log(2^-53).
+    static constexpr float kMax = 37.0f;
+
+  private:
+    uint64_t stem_;
+};
+
+// The first of the highest; of numbers.
+uint32_t highest(std::span<const float> values) {
+    constexpr size_t kLanes = 16;
+    float lanes[kLanes];
+    std::ranges::fill(lanes, -std::numeric_limits<float>::infinity());
+    size_t i = 0;
+    for (; i + kLanes <= values.size(); i += kLanes) {
+        for (size_t lane = 0; lane < kLanes; ++lane)
+            lanes[lane] = values[i + lane] > lanes[lane] ? values[i + lane] : lanes[lane];
+    }
+    float top = *std::ranges::max_element(lanes);
+    for (; i < values.size(); ++i) top = std::max(top, values[i]);
+    return static_cast<uint32_t>(std::ranges::find(values, top) - values.begin());
+}
 
 }  // namespace
 
 float gumbel_noise(uint64_t seed, uint64_t position, uint32_t token) {
-    const uint64_t hash =
-        mix(mix(mix(seed + kGolden) + (position + 1) * kGolden) + (token + 1ull) * kGolden);
-    // 52 bits and a half are exact; with 53 the half would round the largest u to 1, its noise to
-    // infinity.
-    const double u = (static_cast<double>(hash >> 12) + 0.5) * 0x1p-52;
-    return static_cast<float>(-std::log(-std::log(u)));
+    return NoiseSource::noise(NoiseSource(seed, position).hash(token));
 }
 
 Sampler::Sampler(const Sampling& sampling, uint32_t vocab) : sampling_(sampling), sorted_(vocab) {
@@ -39,23 +77,30 @@ Sampler::Sampler(const Sampling& sampling, uint32_t vocab) : sampling_(sampling)
 
 uint32_t Sampler::choose(std::span<const float> logits, uint64_t position) {
     CHECK(logits.size() == sorted_.size());
-    const auto top = std::ranges::max_element(logits);
-    if (sampling_.temperature == 0) return static_cast<uint32_t>(top - logits.begin());
+    const uint32_t top = highest(logits);
+    if (sampling_.temperature == 0) return top;
     const float lowest = lowest_kept(logits);
+    const NoiseSource noise(sampling_.seed, position);
     float best_score = -std::numeric_limits<float>::infinity();
     uint32_t best = 0;
-    for (uint32_t token = 0; token < logits.size(); ++token) {
-        if (!(logits[token] >= lowest)) continue;
+    // The most likely token first: its score spares most others their logarithms. A tie goes to the
+    // lower id all the same.
+    const auto consider = [&](uint32_t token) {
+        if (!(logits[token] >= lowest)) return;
         // From the top down: at a tiny temperature the others go to -infinity and the top stays 0.
-        const float tempered = (logits[token] - *top) / sampling_.temperature;
-        if (tempered + kNoiseMax < best_score)
-            continue;  // no noise could lift it: spare two logarithms
-        const float score = tempered + gumbel_noise(sampling_.seed, position, token);
-        if (score > best_score) {
+        const float tempered = (logits[token] - logits[top]) / sampling_.temperature;
+        if (tempered + NoiseSource::kMax < best_score) return;
+        const uint64_t hash = noise.hash(token);
+        if (tempered + NoiseSource::at_most(hash) < best_score) return;
+        const float score = tempered + NoiseSource::noise(hash);
+        if (score > best_score || (score == best_score && token < best)) {
             best_score = score;
             best = token;
         }
-    }
+    };
+    consider(top);
+    for (uint32_t token = 0; token < logits.size(); ++token)
+        if (token != top) consider(token);
     return best;
 }
 

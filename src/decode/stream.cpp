@@ -45,10 +45,10 @@ float probability(std::span<const float> logits, uint32_t token, float temperatu
 }
 
 Stream::Stream(const Sampling& sampling, const ControllerOptions& options, const Costs& costs,
-               uint32_t context, uint32_t vocab)
+               uint32_t context, uint32_t vocab, const Experience* before)
     : sampler_(sampling, vocab),
       temperature_(sampling.temperature),
-      controller_(options, costs),
+      controller_(options, costs, before),
       suffix_(context),
       context_(context) {
     tokens_.reserve(context);

@@ -36,8 +36,9 @@ class Stream {
     using Logits = std::function<std::span<const float>(uint32_t row)>;
 
     // Of at most `context` tokens. Allocates here and never again. `costs` outlives the stream.
+    // `before`: see Controller.
     Stream(const Sampling& sampling, const ControllerOptions& options, const Costs& costs,
-           uint32_t context, uint32_t vocab);
+           uint32_t context, uint32_t vocab, const Experience* before = nullptr);
 
     // ---- the text
 

@@ -1,9 +1,12 @@
 // What a Model holds.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <mutex>
+#include <optional>
 
+#include "decode/controller.h"
 #include "decode/costs.h"
 #include "model/generation.h"
 #include "tessera/model.h"
@@ -27,6 +30,15 @@ struct Model::Parts {
     // Guards the backend, which takes one step at a time, and what its steps cost.
     mutable std::mutex turn;
     mutable Costs costs;
+    // By temperature: what the last session of it learnt of drafting.
+    mutable std::array<std::optional<Experience>, 4> experience;
+
+    std::optional<Experience>& experience_at(float temperature) const {
+        return experience[temperature == 0      ? 0
+                          : temperature <= 0.85f ? 1
+                          : temperature <= 1.15f ? 2
+                                                 : 3];
+    }
 };
 
 }  // namespace tessera

@@ -36,8 +36,19 @@ struct Session::State {
     State(Model from, const Sampling& sampling, const Speculation& speculation)
         : model(std::move(from)),
           text(backend().begin(speculation.mode != Speculate::kOff)),
-          stream(sampling, controller_options(speculation, backend()), parts().costs,
-                 model.info().context_tokens, model.info().vocab) {}
+          learns(speculation.mode == Speculate::kAuto),
+          learnt(parts().experience_at(sampling.temperature)),
+          stream(make_stream(sampling, speculation)) {}
+
+    Stream make_stream(const Sampling& sampling, const Speculation& speculation) const {
+        const std::scoped_lock lock(parts().turn);
+        return {sampling,
+                controller_options(speculation, backend()),
+                parts().costs,
+                model.info().context_tokens,
+                model.info().vocab,
+                learns && learnt ? &*learnt : nullptr};
+    }
 
     const Model::Parts& parts() const { return *model.parts_; }
     Backend& backend() const { return *model.parts_->backend; }
@@ -50,6 +61,8 @@ struct Session::State {
 
     Model model;
     std::unique_ptr<Text> text;
+    bool learns;  // for later sessions
+    std::optional<Experience>& learnt;
     Stream stream;
     // After a prompt the model has read all of the text, and the logits of its end are kept here.
     bool first_logits = false;
@@ -209,8 +222,11 @@ void Session::step(std::span<Session* const> sessions) {
     }
     const double seconds = seconds_since(begun);
     first.parts().costs.step(rows, seconds);
-    for (size_t i = 0; i < count; ++i)
-        stepping[i]->stream.settle(seconds + stepping[i]->step_draft_seconds);
+    for (size_t i = 0; i < count; ++i) {
+        State& s = *stepping[i];
+        s.stream.settle(seconds + s.step_draft_seconds);
+        if (s.learns) s.learnt = s.stream.controller().experience();
+    }
 }
 
 const Stats& Session::stats() const {
