@@ -44,52 +44,76 @@ void score(const AttendTask& task, const float* query, float* scores) {
 
 // p[i] = e^(p[i] - highest); returns the highest and the sum. `count` is a multiple of 16.
 void softmax_part(float* p, uint32_t count, float& highest, float& total) {
-    float tops[kUnitRows], sums[kUnitRows];
-    for (uint32_t lane = 0; lane < kUnitRows; ++lane) {
-        tops[lane] = kMasked;
-        sums[lane] = 0;
-    }
-    for (uint32_t i = 0; i < count; i += kUnitRows) {
-        for (uint32_t lane = 0; lane < kUnitRows; ++lane)
-            tops[lane] = p[i + lane] > tops[lane] ? p[i + lane] : tops[lane];
-    }
+    Floats tops = splat(kMasked);
+    for (uint32_t i = 0; i < count; i += kUnitRows) tops = larger(load(p + i), tops);
+    float lanes[kUnitRows];
+    store(lanes, tops);
     float top = kMasked;
-    for (const float lane : tops) top = lane > top ? lane : top;
+    for (const float lane : lanes) top = lane > top ? lane : top;
+    Floats sums = splat(0);
     for (uint32_t i = 0; i < count; i += kUnitRows) {
-        for (uint32_t lane = 0; lane < kUnitRows; ++lane) {
-            p[i + lane] = exp_negative(p[i + lane] - top);
-            sums[lane] += p[i + lane];
-        }
+        const Floats power = exp_negative(add(load(p + i), splat(-top)));
+        store(p + i, power);
+        sums = add(sums, power);
     }
+    store(lanes, sums);
     float sum = 0;
-    for (const float lane : sums) sum += lane;
+    for (const float lane : lanes) sum += lane;
     highest = top;
     total = sum;
 }
 
-template <uint32_t heads>
-void mix(const AttendTask& task, const float* p, float* out) {
+// Groups of 16 dims that are mixed at once: with few heads one group's sums would wait for each
+// other.
+constexpr uint32_t mixed_groups(uint32_t heads) {
+    return heads <= 4 ? 2 : 1;
+}
+
+// out = the weighted sum of values, dims [d, d + 16 * groups).
+template <uint32_t heads, uint32_t groups>
+void mix_dims(const AttendTask& task, const float* p, uint32_t d, float* out) {
     const auto width = static_cast<uint32_t>(value_row_elements(task.v_head_dim));
     const uint32_t origin = task.first / kUnitRows * kUnitRows;  // of p
-    for (uint32_t d = 0; d < width; d += kUnitRows) {
-        Floats sum[heads];
+    Floats sum[groups][heads];
 #pragma GCC unroll 8
-        for (uint32_t h = 0; h < heads; ++h) sum[h] = splat(0);
-        for (uint32_t at = task.first; at <= task.last;) {
-            // To the end of the tile: memory wraps only between tiles.
-            const uint32_t tile_end = (at / kUnitRows + 1) * kUnitRows;
-            const uint32_t end = tile_end <= task.last ? tile_end : task.last + 1;
-            const bf16* row = task.values + size_t{at % task.ring} * width + d;
-            for (; at < end; ++at, row += width) {
-                const Floats value = load_bf16(row);
+    for (uint32_t g = 0; g < groups; ++g) {
 #pragma GCC unroll 8
-                for (uint32_t h = 0; h < heads; ++h)
-                    sum[h] = mul_add(splat(p[h * kScoreStride + at - origin]), value, sum[h]);
+        for (uint32_t h = 0; h < heads; ++h) sum[g][h] = splat(0);
+    }
+    for (uint32_t at = task.first; at <= task.last;) {
+        // To the end of the tile: memory wraps only between tiles.
+        const uint32_t tile_end = (at / kUnitRows + 1) * kUnitRows;
+        const uint32_t end = tile_end <= task.last ? tile_end : task.last + 1;
+        const bf16* row = task.values + size_t{at % task.ring} * width + d;
+        for (; at < end; ++at, row += width) {
+            Floats value[groups];
+#pragma GCC unroll 8
+            for (uint32_t g = 0; g < groups; ++g) value[g] = load_bf16(row + g * kUnitRows);
+#pragma GCC unroll 8
+            for (uint32_t h = 0; h < heads; ++h) {
+                const Floats weight = splat(p[h * kScoreStride + at - origin]);
+#pragma GCC unroll 8
+                for (uint32_t g = 0; g < groups; ++g)
+                    sum[g][h] = mul_add(weight, value[g], sum[g][h]);
             }
         }
-#pragma GCC unroll 8
-        for (uint32_t h = 0; h < heads; ++h) store(out + h * task.out_stride + d, sum[h]);
     }
+#pragma GCC unroll 8
+    for (uint32_t g = 0; g < groups; ++g) {
+#pragma GCC unroll 8
+        for (uint32_t h = 0; h < heads; ++h)
+            store(out + h * task.out_stride + d + g * kUnitRows, sum[g][h]);
+    }
+}
+
+template <uint32_t heads>
+void mix(const AttendTask& task, const float* p, float* out) {
+    constexpr uint32_t kGroups = mixed_groups(heads);
+    const auto width = static_cast<uint32_t>(value_row_elements(task.v_head_dim));
+    uint32_t d = 0;
+    for (; d + kGroups * kUnitRows <= width; d += kGroups * kUnitRows)
+        mix_dims<heads, kGroups>(task, p, d, out);
+    for (; d < width; d += kUnitRows) mix_dims<heads, 1>(task, p, d, out);
 }
 
 using Score = void (*)(const AttendTask&, const float*, float*);

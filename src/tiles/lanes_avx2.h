@@ -40,6 +40,25 @@ inline Floats mul(Floats a, Floats b) {
 inline Floats mul_add(Floats a, Floats b, Floats c) {
     return {{_mm256_fmadd_ps(a.v[0], b.v[0], c.v[0]), _mm256_fmadd_ps(a.v[1], b.v[1], c.v[1])}};
 }
+inline Floats larger(Floats a, Floats b) {
+    return {{_mm256_max_ps(a.v[0], b.v[0]), _mm256_max_ps(a.v[1], b.v[1])}};
+}
+// x where `by` is at least `limit`, else 0.
+inline Floats zero_below(Floats x, Floats by, float limit) {
+    const __m256 least = _mm256_set1_ps(limit);
+    return {{_mm256_andnot_ps(_mm256_cmp_ps(by.v[0], least, _CMP_LT_OQ), x.v[0]),
+             _mm256_andnot_ps(_mm256_cmp_ps(by.v[1], least, _CMP_LT_OQ), x.v[1])}};
+}
+// 2^n of whole numbers from -126 to 0.
+inline Floats power_of_two(Floats n) {
+    Floats out;
+    for (int half = 0; half < 2; ++half) {
+        const __m256i biased =
+            _mm256_add_epi32(_mm256_cvtps_epi32(n.v[half]), _mm256_set1_epi32(127));
+        out.v[half] = _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+    }
+    return out;
+}
 inline Words load_words(const std::byte* from) {
     const auto* at = reinterpret_cast<const __m256i*>(from);
     return {{_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)}};

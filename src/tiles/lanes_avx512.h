@@ -40,6 +40,19 @@ inline Floats mul(Floats a, Floats b) {
 inline Floats mul_add(Floats a, Floats b, Floats c) {
     return {_mm512_fmadd_ps(a.v, b.v, c.v)};
 }
+inline Floats larger(Floats a, Floats b) {
+    return {_mm512_max_ps(a.v, b.v)};
+}
+// x where `by` is at least `limit`, else 0.
+inline Floats zero_below(Floats x, Floats by, float limit) {
+    const __mmask16 kept = _mm512_cmp_ps_mask(by.v, _mm512_set1_ps(limit), _CMP_NLT_UQ);
+    return {_mm512_maskz_mov_ps(kept, x.v)};
+}
+// 2^n of whole numbers from -126 to 0.
+inline Floats power_of_two(Floats n) {
+    const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+}
 inline Words load_words(const std::byte* from) {
     return {_mm512_loadu_si512(from)};
 }

@@ -46,6 +46,22 @@ inline Floats mul(const Floats& a, const Floats& b) {
 inline Floats mul_add(const Floats& a, const Floats& b, const Floats& c) {
     return each([&](uint32_t i) { return a.v[i] * b.v[i] + c.v[i]; });
 }
+inline Floats larger(const Floats& a, const Floats& b) {
+    return each([&](uint32_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+// x where `by` is at least `limit`, else 0.
+inline Floats zero_below(const Floats& x, const Floats& by, float limit) {
+    return each([&](uint32_t i) { return by.v[i] < limit ? 0.0f : x.v[i]; });
+}
+// 2^n of whole numbers from -126 to 0.
+inline Floats power_of_two(const Floats& n) {
+    return each([&](uint32_t i) {
+        const int32_t bits = (static_cast<int32_t>(n.v[i]) + 127) << 23;
+        float power;
+        std::memcpy(&power, &bits, 4);
+        return power;
+    });
+}
 inline Words load_words(const std::byte* from) {
     Words out;
     std::memcpy(&out, from, sizeof out);
