@@ -59,6 +59,23 @@ inline Floats power_of_two(Floats n) {
     }
     return out;
 }
+inline Floats divide(Floats a, Floats b) {
+    return {{_mm256_div_ps(a.v[0], b.v[0]), _mm256_div_ps(a.v[1], b.v[1])}};
+}
+inline Floats rounded_bf16(Floats x) {
+    const __m256i top = _mm256_set1_epi32(-0x10000);
+    Floats out;
+    for (int half = 0; half < 2; ++half) {
+        const __m256i bits = _mm256_castps_si256(x.v[half]);
+        const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+        const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+        const __m256 nan = _mm256_cmp_ps(x.v[half], x.v[half], _CMP_UNORD_Q);
+        const __m256i kept = _mm256_blendv_epi8(up, quiet, _mm256_castps_si256(nan));
+        out.v[half] = _mm256_castsi256_ps(_mm256_and_si256(kept, top));
+    }
+    return out;
+}
 inline Words load_words(const std::byte* from) {
     const auto* at = reinterpret_cast<const __m256i*>(from);
     return {{_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)}};
@@ -128,6 +145,25 @@ inline Ints add(Ints a, Ints b) {
 }
 inline Ints times_256(Ints x) {
     return {{_mm256_slli_epi32(x.v[0], 8), _mm256_slli_epi32(x.v[1], 8)}};
+}
+// To the nearest whole number, ties to even.
+inline Ints to_ints(Floats x) {
+    return {{_mm256_cvtps_epi32(x.v[0]), _mm256_cvtps_epi32(x.v[1])}};
+}
+// (x + 128) / 256, downwards: what is left of x is the low byte, from -128 to 127.
+inline Ints high_digit(Ints x) {
+    const __m256i half = _mm256_set1_epi32(128);
+    return {{_mm256_srai_epi32(_mm256_add_epi32(x.v[0], half), 8),
+             _mm256_srai_epi32(_mm256_add_epi32(x.v[1], half), 8)}};
+}
+// The low bytes, where codes of an mxfp4 block stand: kBlockOrder in each eight.
+inline void store_in_block_order(int8_t* to, Ints x) {
+    const __m128i bytes = _mm_setr_epi8(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    for (int half = 0; half < 2; ++half) {
+        const __m128i low = _mm_shuffle_epi8(_mm256_castsi256_si128(x.v[half]), bytes);
+        const __m128i high = _mm_shuffle_epi8(_mm256_extracti128_si256(x.v[half], 1), bytes);
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(to + 8 * half), _mm_unpacklo_epi8(low, high));
+    }
 }
 inline void store(int32_t* to, Ints x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), x.v[0]);

@@ -53,6 +53,17 @@ inline Floats power_of_two(Floats n) {
     const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
 }
+inline Floats divide(Floats a, Floats b) {
+    return {_mm512_div_ps(a.v, b.v)};
+}
+inline Floats rounded_bf16(Floats x) {
+    const __m512i bits = _mm512_castps_si512(x.v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+    const __m512i kept = _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x400000));
+    return {_mm512_castsi512_ps(_mm512_and_si512(kept, _mm512_set1_epi32(-0x10000)))};
+}
 inline Words load_words(const std::byte* from) {
     return {_mm512_loadu_si512(from)};
 }
@@ -105,6 +116,20 @@ inline Ints add(Ints a, Ints b) {
 }
 inline Ints times_256(Ints x) {
     return {_mm512_slli_epi32(x.v, 8)};
+}
+// To the nearest whole number, ties to even.
+inline Ints to_ints(Floats x) {
+    return {_mm512_cvtps_epi32(x.v)};
+}
+// (x + 128) / 256, downwards: what is left of x is the low byte, from -128 to 127.
+inline Ints high_digit(Ints x) {
+    return {_mm512_srai_epi32(_mm512_add_epi32(x.v, _mm512_set1_epi32(128)), 8)};
+}
+// The low bytes, where codes of an mxfp4 block stand: kBlockOrder in each eight.
+inline void store_in_block_order(int8_t* to, Ints x) {
+    const __m128i order = _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                     _mm_shuffle_epi8(_mm512_cvtepi32_epi8(x.v), order));
 }
 inline void store(int32_t* to, Ints x) {
     _mm512_storeu_si512(to, x.v);

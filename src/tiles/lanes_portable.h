@@ -62,6 +62,12 @@ inline Floats power_of_two(const Floats& n) {
         return power;
     });
 }
+inline Floats divide(const Floats& a, const Floats& b) {
+    return each([&](uint32_t i) { return a.v[i] / b.v[i]; });
+}
+inline Floats rounded_bf16(const Floats& x) {
+    return each([&](uint32_t i) { return round_bf16(x.v[i]); });
+}
 inline Words load_words(const std::byte* from) {
     Words out;
     std::memcpy(&out, from, sizeof out);
@@ -113,6 +119,25 @@ inline Ints times_256(const Ints& x) {
     Ints out;
     for (uint32_t i = 0; i < kLanes; ++i) out.v[i] = x.v[i] * 256;
     return out;
+}
+// To the nearest whole number, ties to even; of magnitudes below 2^22.
+inline Ints to_ints(const Floats& x) {
+    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
+    Ints out;
+    for (uint32_t i = 0; i < kLanes; ++i)
+        out.v[i] = static_cast<int32_t>((x.v[i] + kRound) - kRound);
+    return out;
+}
+// (x + 128) / 256, downwards: what is left of x is the low byte, from -128 to 127.
+inline Ints high_digit(const Ints& x) {
+    Ints out;
+    for (uint32_t i = 0; i < kLanes; ++i) out.v[i] = (x.v[i] + 128) >> 8;
+    return out;
+}
+// The low bytes, where codes of an mxfp4 block stand: kBlockOrder in each eight.
+inline void store_in_block_order(int8_t* to, const Ints& x) {
+    for (uint32_t i = 0; i < kLanes; ++i)
+        to[i / 8 * 8 + kBlockOrder[i % 8]] = static_cast<int8_t>(x.v[i]);
 }
 inline void store(int32_t* to, const Ints& x) {
     std::memcpy(to, x.v, sizeof x.v);

@@ -7,21 +7,36 @@ namespace {
 float square_root(float x) {
     return __builtin_sqrtf(x);
 }
-// To nearest, ties to even, for magnitudes far below 2^22.
-float rounded(float x) {
-    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
-    return (x + kRound) - kRound;
-}
 
-// Of a block's magnitudes.
-float largest_of(const float* x) {
-    float largest = 0;
-    for (uint32_t i = 0; i < kMxBlock; ++i) {
-        const float magnitude = __builtin_fabsf(x[i]);
-        largest = magnitude > largest ? magnitude : largest;
-    }
+float largest_lane(const Floats& x) {
+    float lanes[kUnitRows];
+    store(lanes, x);
+    float largest = lanes[0];
+    for (const float lane : lanes) largest = lane > largest ? lane : largest;
     return largest;
 }
+
+Floats magnitude(const Floats& x) {
+    return larger(x, mul(x, splat(-1.0f)));
+}
+
+int32_t sum_of(const Ints& x) {
+    int32_t lanes[kUnitRows];
+    store(lanes, x);
+    int32_t sum = 0;
+    for (const int32_t lane : lanes) sum += lane;
+    return sum;
+}
+
+// A block's two halves as codes up to `largest_code`; returns what a code is worth.
+float quantize_block(const float* x, float largest_code, Ints codes[2]) {
+    const Floats halves[2] = {load(x), load(x + kUnitRows)};
+    const float largest = largest_lane(larger(magnitude(halves[0]), magnitude(halves[1])));
+    const Floats inverse = splat(largest > 0 ? largest_code / largest : 0.0f);
+    for (uint32_t half = 0; half < 2; ++half) codes[half] = to_ints(mul(halves[half], inverse));
+    return largest / largest_code;
+}
+static_assert(kMxBlock == 2 * kUnitRows);
 
 }  // namespace
 
@@ -40,54 +55,61 @@ uint32_t read(const std::byte* from, size_t bytes) {
 }
 
 void norm(const float* x, const float* gain, uint32_t width, float epsilon, float* out) {
-    float lanes[kUnitRows] = {};
+    Floats squares = splat(0);
     uint32_t i = 0;
     for (; i + kUnitRows <= width; i += kUnitRows) {
-        for (uint32_t lane = 0; lane < kUnitRows; ++lane) lanes[lane] += x[i + lane] * x[i + lane];
+        const Floats some = load(x + i);
+        squares = mul_add(some, some, squares);
     }
+    float lanes[kUnitRows];
+    store(lanes, squares);
     float sum = 0;
     for (; i < width; ++i) sum += x[i] * x[i];
     for (const float lane : lanes) sum += lane;
     const float inverse = 1.0f / square_root(sum / static_cast<float>(width) + epsilon);
-    for (i = 0; i < width; ++i) out[i] = round_bf16(round_bf16(x[i] * inverse) * gain[i]);
+    for (i = 0; i + kUnitRows <= width; i += kUnitRows) {
+        const Floats even = rounded_bf16(mul(load(x + i), splat(inverse)));
+        store(out + i, rounded_bf16(mul(even, load(gain + i))));
+    }
+    for (; i < width; ++i) out[i] = round_bf16(round_bf16(x[i] * inverse) * gain[i]);
 }
 
 void quantize_int16(const float* x, uint32_t blocks, Int16Block* out) {
     for (uint32_t b = 0; b < blocks; ++b, x += kMxBlock, ++out) {
-        const float largest = largest_of(x);
-        const float inverse = largest > 0 ? kInt16Largest / largest : 0.0f;
-        int32_t sum = 0;
-        for (uint32_t i = 0; i < kMxBlock; ++i) {
-            const auto code = static_cast<int32_t>(rounded(x[i] * inverse));
-            const uint32_t at = i / 8 * 8 + kBlockOrder[i % 8];
-            out->high[at] = static_cast<int8_t>((code + 128) >> 8);
-            out->low[at] = static_cast<int8_t>(code);  // modulo 256, from -128 to 127
-            sum += code;
+        Ints codes[2];
+        out->scale = quantize_block(x, kInt16Largest, codes) / 2;
+        for (uint32_t half = 0; half < 2; ++half) {
+            store_in_block_order(out->high + half * kUnitRows, high_digit(codes[half]));
+            store_in_block_order(out->low + half * kUnitRows, codes[half]);
         }
-        out->scale = largest / (2.0f * kInt16Largest);
-        out->balance = -12 * sum;
+        out->balance = -12 * sum_of(add(codes[0], codes[1]));
     }
 }
 
 void quantize_int8(const float* x, uint32_t blocks, Int8Block* out) {
     for (uint32_t b = 0; b < blocks; ++b, x += kMxBlock, ++out) {
-        const float largest = largest_of(x);
-        const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-        int32_t sum = 0;
-        for (uint32_t i = 0; i < kMxBlock; ++i) {
-            const auto code = static_cast<int32_t>(rounded(x[i] * inverse));
-            out->codes[i / 8 * 8 + kBlockOrder[i % 8]] = static_cast<int8_t>(code);
-            sum += code;
-        }
-        out->scale = largest / (2 * 127.0f);
-        out->balance = -12 * sum;
+        Ints codes[2];
+        out->scale = quantize_block(x, 127.0f, codes) / 2;
+        for (uint32_t half = 0; half < 2; ++half)
+            store_in_block_order(out->codes + half * kUnitRows, codes[half]);
+        out->balance = -12 * sum_of(add(codes[0], codes[1]));
     }
 }
 
 void gate(const float* gate, const float* up, uint32_t count, float* out) {
-    for (uint32_t i = 0; i < count; ++i) {
+    uint32_t i = 0;
+    for (; i + kUnitRows <= count; i += kUnitRows) {
+        const Floats g = rounded_bf16(load(gate + i));
+        // 1 / (1 + e^-g), from e^-|g|, which never overflows: e^-|g| or 1, over their sum.
+        const Floats e = exp_negative(mul(magnitude(g), splat(-1.0f)));
+        const Floats one = splat(1.0f);
+        const Floats top =
+            add(zero_below(one, g, 0.0f), zero_below(e, mul(g, splat(-1.0f)), 0x1p-149f));
+        const Floats sigmoid = divide(top, add(one, e));
+        store(out + i, rounded_bf16(mul(mul(g, sigmoid), rounded_bf16(load(up + i)))));
+    }
+    for (; i < count; ++i) {
         const float g = round_bf16(gate[i]);
-        // e^-|g| never overflows; the two halves of the sigmoid share it.
         const float e = exp_negative(-__builtin_fabsf(g));
         const float sigmoid = (g < 0 ? e : 1.0f) / (1.0f + e);
         out[i] = round_bf16(g * sigmoid * round_bf16(up[i]));
@@ -99,7 +121,10 @@ void add_weighted(const float* x, float weight, uint32_t count, float* sum) {
 }
 
 void add_residual(const float* update, uint32_t count, float* x) {
-    for (uint32_t i = 0; i < count; ++i) x[i] = round_bf16(x[i] + round_bf16(update[i]));
+    uint32_t i = 0;
+    for (; i + kUnitRows <= count; i += kUnitRows)
+        store(x + i, rounded_bf16(add(load(x + i), rounded_bf16(load(update + i)))));
+    for (; i < count; ++i) x[i] = round_bf16(x[i] + round_bf16(update[i]));
 }
 
 }  // namespace tessera::TESSERA_ISA
