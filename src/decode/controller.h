@@ -119,9 +119,7 @@ class Controller {
     bool paused() const { return paused_; }
     uint32_t plans_until_probe() const { return paused_ ? wait_ : 0; }
 
-    Experience experience() const {
-        return {calibration_, suffix_, block_, paused_, next_wait_};
-    }
+    Experience experience() const { return {calibration_, suffix_, block_, paused_, next_wait_}; }
 
     struct Counters {
         uint64_t steps = 0;           // observed

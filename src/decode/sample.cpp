@@ -117,20 +117,35 @@ float Sampler::lowest_kept(std::span<const float> logits) {
         std::nth_element(sorted_.begin(), sorted_.begin() + static_cast<ptrdiff_t>(kept) - 1,
                          sorted_.end(), std::greater<>());
     }
-    std::sort(sorted_.begin(), sorted_.begin() + static_cast<ptrdiff_t>(kept), std::greater<>());
+    const float top = *std::ranges::max_element(std::span(sorted_).first(kept));
     const auto weight = [&](float logit) {  // probability up to a common factor
-        return std::exp((double{logit} - sorted_[0]) / sampling_.temperature);
+        return std::exp((double{logit} - top) / sampling_.temperature);
     };
-    if (sampling_.top_p < 1) {
-        double total = 0;
-        for (size_t i = 0; i < kept; ++i) total += weight(sorted_[i]);
-        double sum = 0;
-        size_t count = 0;
-        while (count < kept && sum < sampling_.top_p * total) sum += weight(sorted_[count++]);
-        kept = std::max<size_t>(count, 1);
+    if (sampling_.top_p < 1) kept = nucleus(std::span(sorted_).first(kept), top, weight);
+    float lowest = top;
+    for (const float logit : std::span(sorted_).first(kept)) {
+        if (logit < lowest && (sampling_.min_p <= 0 || weight(logit) >= sampling_.min_p))
+            lowest = logit;
     }
-    while (kept > 1 && weight(sorted_[kept - 1]) < sampling_.min_p) --kept;
-    return sorted_[kept - 1];
+    return lowest;
+}
+
+// Brings the most likely that together reach top_p to the front, and counts them.
+template <typename Weight>
+size_t Sampler::nucleus(std::span<float> logits, float top, const Weight& weight) const {
+    double total = 0;
+    for (const float logit : logits) total += weight(logit);
+    // All that are less likely than this together make less than 1 - top_p: the nucleus is among
+    // the others, which are few. To sort all took five times as long.
+    const double tail = (1 - double{sampling_.top_p}) * total / static_cast<double>(logits.size());
+    const double least = top + sampling_.temperature * std::log(tail);
+    const auto rest = std::ranges::partition(logits, [&](float logit) { return logit >= least; });
+    const std::span<float> likely(logits.begin(), rest.begin());
+    std::ranges::sort(likely, std::greater<>());
+    double sum = 0;
+    size_t count = 0;
+    while (count < likely.size() && sum < sampling_.top_p * total) sum += weight(likely[count++]);
+    return std::max<size_t>(count, 1);
 }
 
 }  // namespace tessera

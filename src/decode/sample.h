@@ -27,6 +27,8 @@ class Sampler {
 
   private:
     float lowest_kept(std::span<const float> logits);
+    template <typename Weight>
+    size_t nucleus(std::span<float> logits, float top, const Weight& weight) const;
 
     Sampling sampling_;
     std::vector<float> sorted_;
