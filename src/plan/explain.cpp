@@ -129,6 +129,7 @@ std::string explain_tiles(const Program& p) {
         text += fmt::format("{} {} layer {} rank {} worker {}", i, op_name(t.op), t.layer, t.rank,
                             worker_of[i]);
         if (t.slot > 0) text += fmt::format(" slot {}", t.slot);
+        if (t.op == Op::norm && t.part > 0) text += fmt::format(" tap {}", t.part - 1);
         if (t.shares > 1) text += fmt::format(" part {} of {}", t.part, t.shares);
         text += fmt::format(" [{}, {})", t.begin, t.end);
         if (t.wait != kNoEvent) text += fmt::format(" waits e{} >= {}", t.wait, t.count);

@@ -188,4 +188,7 @@ uint32_t head_units(const PlanRequest& request, uint32_t layer);
 // Chunks of keys that a row can see at most, over all layers that are merged.
 uint32_t chunks_max(const PlanRequest& request);
 
+// Attend tiles that a kv head's chunks are dealt out to: 1 where there is one chunk.
+uint32_t chunk_shares(const PlanRequest& request, uint32_t layer);
+
 }  // namespace tessera

@@ -1,4 +1,4 @@
-// Two small programs as text, tile by tile, beside this file in golden/. A change of the planner
+// Small programs as text, tile by tile, beside this file in golden/. A change of the planner
 // shows as a change of these files: read it, then write them anew with TESSERA_UPDATE_GOLDEN=1.
 #include <cstdlib>
 #include <fstream>
@@ -31,6 +31,21 @@ void expect_golden(const char* name, const Program& program) {
 
 TEST(Golden, OneRowTwoWorkers) {
     expect_golden("one_row_two_workers.txt", plan(request(test::two_layers(), 1, 2, 1)));
+}
+
+TEST(Golden, ADraftedBlock) {
+    expect_golden("drafted_block.txt",
+                  plan(test::draft_request(test::toy_drafter_shape(), 2, 1, 8, 8)));
+}
+
+TEST(Golden, ADraftersContext) {
+    expect_golden("drafters_context.txt",
+                  plan(test::draft_request(test::toy_drafter_shape(), 1, 2, 0, 64)));
+}
+
+TEST(Golden, OneRowTwoTaps) {
+    expect_golden("one_row_two_taps.txt",
+                  plan(test::tapped_request(test::two_layers(), {0, 1}, 1, 1, 1)));
 }
 
 TEST(Golden, TwoRowsTwoRanks) {
