@@ -140,6 +140,20 @@ std::string_view value_name(Value value) {
     return "";
 }
 
+bool is_context(const Buffer& buffer) {
+    switch (buffer.value) {
+        case Value::tapped:
+        case Value::fused:
+        case Value::context:
+        case Value::context_angles:
+            return true;
+        case Value::partial:
+            return buffer.layer == kPartialFuse;
+        default:
+            return false;
+    }
+}
+
 uint32_t find_buffer(const Program& program, Value value, uint32_t rank, uint32_t layer) {
     for (uint32_t i = 0; i < program.buffers.size(); ++i) {
         const Buffer& b = program.buffers[i];

@@ -105,6 +105,9 @@ struct Buffer {
     uint64_t bytes() const { return rows * row_bytes; }
 };
 
+// Whether its rows are those of a drafter's context, not of the step.
+bool is_context(const Buffer& buffer);
+
 // What the planner needs to know; everything else follows.
 struct PlanRequest {
     Shape shape;

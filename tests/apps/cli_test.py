@@ -191,6 +191,38 @@ class Explain(unittest.TestCase):
         self.assertIn("tessera explain --shape mimo-v2.5-pro --ranks 8 --drafter", tessera("explain", "--help").stdout)
 
 
+class Compare(unittest.TestCase):
+    def halves(self, *arguments, code=0):
+        """What is said of the target, and of the drafter."""
+        done = tessera("compare", "--model", model, "--workers", "2", *arguments)
+        self.assertEqual((done.returncode, done.stderr), (code, ""), done.stdout)
+        target, _, drafter = done.stdout.partition("\nthe drafter")
+        return target, drafter
+
+    def test_target_and_drafter_agree(self):
+        for ranks in ("1", "2"):
+            target, drafter = self.halves("--ranks", ranks)
+            for text, stage in ((target, "tap"), (drafter, "context keys and values"), (drafter, "logits of the block")):
+                self.assertIn(f"\n{stage} ", text)
+                self.assertIn("bit for bit", text)
+                self.assertNotIn("DIFFER", text)
+
+    def test_no_tolerance_names_a_tile_of_each(self):
+        target, drafter = self.halves("--tolerance", "0", PROMPT * 3, code=1)
+        self.assertIn("FIRST DIFFERENCE: tile", target)
+        self.assertIn("FIRST DIFFERENCE: tile", drafter)
+
+    def test_a_target_that_stops_leaves_the_drafter_out(self):
+        target, drafter = self.halves("--stop-after", "60", PROMPT)
+        self.assertIn("bit for bit", target)
+        self.assertEqual(drafter, " is not compared: the target stopped before its last tile\n")
+
+    def test_a_drafter_that_cannot_be_cut_is_left_out(self):
+        done = tessera("compare", "--model", model, "--ranks", "4", "--workers", "1")
+        self.assertEqual(done.returncode, 0)
+        self.assertIn("the drafter is not compared: 6 drafter heads", done.stdout)
+
+
 class Interrupt(unittest.TestCase):
     def test_ctrl_c_during_an_answer_gives_130(self):
         child = subprocess.Popen([program, "run", "--model", model, "-n", "2000", PROMPT],
