@@ -24,7 +24,7 @@ struct ExplainOptions {
     std::string model, shape, machine;
     uint32_t rows = 1, ranks = 1, workers = 0, context = 4096;
     double experts = 0;
-    bool tiles = false;
+    bool tiles = false, drafter = false;
 };
 
 PublishedModel wanted_model(const ExplainOptions& options) {
@@ -92,6 +92,20 @@ void print_floor(const PublishedModel& model, const ExplainOptions& options) {
     print_table(speeds);
 }
 
+// A block behind as much context as a step can have committed: what is run between two steps.
+void make_drafters(PlanRequest& request, const PublishedModel& model) {
+    if (!model.drafter)
+        fail(
+            "--drafter: this model has none; try --shape mimo-v2.5-pro, or --model with a folder "
+            "that has dflash/config.json");
+    const DrafterShape& d = *model.drafter;
+    if (const auto problem = drafter_ranks_problem(d, request.ranks)) fail("--ranks: {}", *problem);
+    request.shape = layers_of(d, model.shape);
+    request.rows = d.block;
+    request.context += d.block;
+    request.draft = {.context_rows = d.block, .taps = static_cast<uint32_t>(d.taps.size())};
+}
+
 void explain_program(const PublishedModel& model, const ExplainOptions& options) {
     if (const auto problem = ranks_problem(model.shape, options.ranks))
         fail("--ranks: {}", *problem);
@@ -102,7 +116,11 @@ void explain_program(const PublishedModel& model, const ExplainOptions& options)
         options.workers > 0 ? options.workers : std::max(1u, available_threads() / options.ranks);
     request.rows = options.rows;
     request.context = options.context;
-    if (model.shape.quantization.mxfp4_experts) request.blocks = Blocks::int16;
+    if (options.drafter) {
+        make_drafters(request, model);
+    } else if (model.shape.quantization.mxfp4_experts) {
+        request.blocks = Blocks::int16;
+    }
     const Program program = plan(request);
     fmt::print("{}", options.tiles ? explain_tiles(program) : explain(program));
     const auto fault = check(program);
@@ -117,6 +135,8 @@ constexpr const char* kExamples = R"(Examples:
   tessera explain                                        the bundled model, one row
   tessera explain --rows 8 --workers 2 --tiles           every tile, with what it waits for
   tessera explain --shape mimo-v2.5-pro --ranks 8 --rows 8 --machine h200
+  tessera explain --shape mimo-v2.5-pro --ranks 8 --drafter
+                                                         what fills a block between two steps
 A machine FILE is JSON: {"name": "mine", "read_gb_per_second": 12.5, "exchange_us": 0}
 )";
 
@@ -144,6 +164,8 @@ void add_explain(CLI::App& program) {
     command.add_option("--machine", options->machine,
                        "h200, b200 or a file: print the floor there");
     command.add_flag("--tiles", options->tiles, "Print every tile");
+    command.add_flag("--drafter", options->drafter,
+                     "Print the drafter's program, not the target's; its rows are its block");
     command.callback([options] {
         const PublishedModel model = wanted_model(*options);
         explain_program(model, *options);

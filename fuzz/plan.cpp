@@ -1,9 +1,11 @@
-// Any model that can be cut over its ranks, on any machine: its plan passes the check. And with one
-// harm done to its queues, counts or signals, the check says something or nothing, but ends.
+// Any model that can be cut over its ranks, on any machine: its plan passes the check, as do those
+// that keep taps and those of a drafter. And with one harm done to its queues, counts or signals,
+// the check says something or nothing, but ends.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <optional>
 #include <span>
 
 #include "base/check.h"
@@ -31,6 +33,7 @@ class Bytes {
         return low + value % (high - low + 1);
     }
     bool flag() { return byte() % 2 == 1; }
+    bool at_end() const { return left_.empty(); }
 
   private:
     std::span<const uint8_t> left_;
@@ -81,6 +84,27 @@ PlanRequest request(Bytes& bytes) {
     return r;
 }
 
+// A drafter of that target, on the same machine: a block, or the context alone.
+std::optional<PlanRequest> draft_request(Bytes& bytes, PlanRequest r) {
+    DrafterShape d{};
+    d.hidden = r.shape.hidden;
+    d.layers = bytes.between(1, 5);
+    d.width = padded(bytes.between(1, 500), r.ranks > 1 ? kMxBlock * r.ranks : 1);
+    d.attention = attention(bytes, false);
+    d.attention.head_dim = kUnitRows * bytes.between(1, 4);
+    d.attention.rotary_dims = 2 * bytes.between(1, d.attention.head_dim / 2);
+    // Windows around a chunk of keys, where a block of rows decides how many it reaches.
+    d.attention.window = bytes.flag() ? bytes.between(1, 1200) : bytes.between(0, 1) * 505;
+    d.taps.resize(bytes.between(1, 6));
+    if (drafter_ranks_problem(d, r.ranks)) return std::nullopt;
+    r.shape = layers_of(d, r.shape);
+    r.blocks = Blocks::none;
+    r.taps.clear();
+    r.rows = bytes.flag() ? bytes.between(1, 16) : 0;
+    r.draft = {.context_rows = bytes.between(1, 80), .taps = static_cast<uint32_t>(d.taps.size())};
+    return r;
+}
+
 // Some tile's place in the queues; none if all are empty.
 uint32_t* some_place(Program& p, Bytes& bytes) {
     std::vector<uint32_t>& queue = p.queues[bytes.between(0, 65535) % p.queues.size()];
@@ -127,17 +151,27 @@ void harm(Program& p, Bytes& bytes) {
     }
 }
 
-}  // namespace
-
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-    Bytes bytes({data, size});
-    const PlanRequest r = request(bytes);
-    if (ranks_problem(r.shape, r.ranks)) return 0;
+void prove(const PlanRequest& r, Bytes& bytes) {
     Program program = plan(r);
     const auto fault = check(program);
     if (fault) std::fprintf(stderr, "%s\n", fault->c_str());
     CHECK(!fault);
     harm(program, bytes);
     check(program);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    Bytes bytes({data, size});
+    PlanRequest r = request(bytes);
+    if (ranks_problem(r.shape, r.ranks)) return 0;
+    prove(r, bytes);
+    if (bytes.at_end()) return 0;
+    for (uint32_t layer = 0; layer < r.shape.layers; ++layer)
+        if (bytes.flag()) r.taps.push_back(layer);
+    if (!r.taps.empty()) prove(r, bytes);
+    if (bytes.at_end()) return 0;
+    if (const auto draft = draft_request(bytes, r)) prove(*draft, bytes);
     return 0;
 }

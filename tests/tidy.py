@@ -41,6 +41,9 @@ FLOORS = {
     "apps/bench.cpp": {"base", "checkpoint", "model", "weights", "plan", "runtime", "reference"},
     "apps/bench_activations.cpp": {"base", "checkpoint", "model", "weights", "runtime", "reference", "door"},
     "apps/compare.cpp": {"base", "checkpoint", "model", "weights", "plan", "runtime", "reference", "door"},
+    "apps/compare.h": {"weights", "runtime", "reference"},
+    "apps/compare_machines.cpp": {"plan", "runtime"},
+    "apps/compare_drafter.cpp": {"base", "checkpoint", "model", "weights", "plan", "runtime", "reference"},
 }
 FOLDERS = {Path(key).name for key in FLOORS if key.startswith("src/")} | {"door"}
 VAGUE = {"utils", "util", "common", "helpers", "helper", "misc", "stuff"}

@@ -5,14 +5,10 @@
 
 #include <fmt/format.h>
 
+#include "plan/check_network.h"
+
 namespace tessera {
 namespace {
-
-std::string tile_text(const Program& p, uint32_t index) {
-    const Tile& t = p.tiles[index];
-    return fmt::format("tile {} ({}, layer {}, rank {}, slot {}, {} to {})", index, op_name(t.op),
-                       t.layer, t.rank, t.slot, t.begin, t.end);
-}
 
 // ------------------------------------------------------------------ it is a program at all
 
@@ -256,23 +252,6 @@ class History {
     std::vector<std::vector<uint32_t>> share_;           // by buffer: those with bytes in common
 };
 
-// Every row leaves every tap, once, on one rank as on all.
-std::optional<std::string> check_taps(const Program& p) {
-    const PlanRequest& r = p.request;
-    std::map<std::pair<uint32_t, uint32_t>, uint32_t> rows;  // by rank and tap
-    for (const Tile& t : p.tiles)
-        if (t.op == Op::norm && t.part > 0) rows[{t.rank, t.part - 1u}] += t.end - t.begin;
-    for (uint32_t rank = 0; rank < r.ranks; ++rank) {
-        for (uint32_t tap = 0; tap < r.taps.size(); ++tap) {
-            const uint32_t found = rows[{rank, tap}];
-            if (found != r.rows)
-                return fmt::format("rank {} keeps {} of {} rows of the stream after layer {}", rank,
-                                   found, r.rows, r.taps[tap]);
-        }
-    }
-    return std::nullopt;
-}
-
 // ------------------------------------------------------------------ weights, once and evenly
 
 // A phase's reads of one matrix: of one slot, where there are slots.
@@ -410,8 +389,8 @@ std::optional<std::string> check(const Program& program) {
     History history(program, order);
     for (uint32_t i = 0; i < program.tiles.size(); ++i)
         if (auto fault = history.take(i)) return fault;
-    if (auto fault = check_taps(program)) return fault;
     if (auto fault = check_weights_once(program)) return fault;
+    if (auto fault = check_network(program)) return fault;
     return check_balance(program);
 }
 

@@ -1,8 +1,9 @@
 // Proves a program before it runs. What is proved: every worker reaches the end of its queue under
 // any fair schedule; whatever two tiles touch both, one of them writing, happens in the defining
 // order (by queues and events, transitively); nothing is read that this step did not write before,
-// nor what another buffer's bytes have overwritten; every unit of every weight is read once; no
-// worker has more than its share.
+// nor what another buffer's bytes have overwritten; the defining order is the network's, and every
+// phase of it whole (check_network.h); every unit of every weight is read once; no worker has more
+// than its share. What a tile computes is not: `tessera compare` is for that.
 #pragma once
 
 #include <optional>

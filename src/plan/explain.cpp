@@ -12,7 +12,7 @@ namespace {
 // What a phase of one layer amounts to.
 struct Phase {
     Op op;
-    uint16_t slot;  // of a norm: which; else 0
+    uint16_t slot;  // of a norm: which; of an exchange: of what is fused, or 0; else 0
     uint32_t layer;
     uint32_t tiles = 0;
     uint64_t bytes = 0;  // of weights, on rank 0
@@ -27,11 +27,15 @@ struct Kind {
     std::vector<uint32_t> layers;
 };
 
+bool is_fused(const Tile& t) {
+    return t.op == Op::exchange && t.slot == kPartialFuse;
+}
+
 // One step's phases in order.
 std::vector<Phase> phases(const Program& p) {
     std::vector<Phase> all;
     for (const Tile& t : p.tiles) {
-        const uint16_t slot = t.op == Op::norm ? t.slot : uint16_t{0};
+        const uint16_t slot = t.op == Op::norm || is_fused(t) ? t.slot : uint16_t{0};
         const bool same = !all.empty() && all.back().op == t.op && all.back().slot == slot &&
                           all.back().layer == t.layer;
         if (!same) all.push_back({t.op, slot, t.layer});
@@ -50,8 +54,9 @@ std::vector<Phase> phases(const Program& p) {
 // What comes before and after the layers stands apart from them.
 std::vector<std::vector<Phase>> by_layer(const std::vector<Phase>& all) {
     const auto apart = [](const Phase& phase) {
-        return phase.op == Op::embed || phase.op == Op::head ||
-               (phase.op == Op::norm && phase.slot == kNormFinal);
+        return phase.op == Op::embed || phase.op == Op::head || phase.op == Op::gather ||
+               phase.op == Op::fuse || (phase.op == Op::exchange && phase.slot == kPartialFuse) ||
+               (phase.op == Op::norm && (phase.slot == kNormFinal || phase.slot == kNormContext));
     };
     std::vector<std::vector<Phase>> layers;
     for (const Phase& phase : all) {
@@ -76,16 +81,23 @@ std::string ranges(const std::vector<uint32_t>& numbers) {
 
 std::string phase_name(const Phase& phase) {
     if (phase.op != Op::norm) return std::string(op_name(phase.op));
-    return phase.slot == kNormInput  ? "norm (input)"
-           : phase.slot == kNormPost ? "norm (post)"
-                                     : "norm (final)";
+    return phase.slot == kNormInput   ? "norm (input)"
+           : phase.slot == kNormPost  ? "norm (post)"
+           : phase.slot == kNormFinal ? "norm (final)"
+                                      : "norm (context)";
 }
 
 }  // namespace
 
 std::string explain(const Program& p) {
     const PlanRequest& r = p.request;
-    std::string text = fmt::format(
+    std::string text;
+    if (r.draft)
+        text =
+            fmt::format("drafter: takes in {} row{} of {} tapped layer{}{}\n",
+                        r.draft->context_rows, r.draft->context_rows == 1 ? "" : "s", r.draft->taps,
+                        r.draft->taps == 1 ? "" : "s", r.rows > 0 ? " and fills a block" : "");
+    text += fmt::format(
         "program for {} row{}, {} rank{} of {} worker{}, context {}\n{} tiles, {} events, {} of "
         "buffers a rank\n\n  {:<14}{:>8}{:>12}\n",
         r.rows, r.rows == 1 ? "" : "s", r.ranks, r.ranks == 1 ? "" : "s", r.workers,
@@ -129,6 +141,7 @@ std::string explain_tiles(const Program& p) {
         text += fmt::format("{} {} layer {} rank {} worker {}", i, op_name(t.op), t.layer, t.rank,
                             worker_of[i]);
         if (t.slot > 0) text += fmt::format(" slot {}", t.slot);
+        if (t.op == Op::norm && t.part > 0) text += fmt::format(" tap {}", t.part - 1);
         if (t.shares > 1) text += fmt::format(" part {} of {}", t.part, t.shares);
         text += fmt::format(" [{}, {})", t.begin, t.end);
         if (t.wait != kNoEvent) text += fmt::format(" waits e{} >= {}", t.wait, t.count);

@@ -155,8 +155,8 @@ class Planner {
         for (uint32_t rank = 0; rank < ranks(); ++rank) {
             const AttentionPart part = attention_part(s_.attention(i), rank, ranks());
             const uint32_t wanted = (workers() + part.kv_heads.count() - 1) / part.kv_heads.count();
+            const uint32_t shares = chunk_shares(program_.request, i);
             const bool one = is_one_chunk(program_.request, i);
-            const uint32_t shares = one ? 1 : std::min(wanted, chunks_max(program_.request));
             const uint32_t pieces = one ? std::min(wanted, part.group()) : 1;
             uint32_t count = 0;
             for (uint32_t kv = 0; kv < part.kv_heads.count(); ++kv) {

@@ -140,6 +140,20 @@ std::string_view value_name(Value value) {
     return "";
 }
 
+bool is_context(const Buffer& buffer) {
+    switch (buffer.value) {
+        case Value::tapped:
+        case Value::fused:
+        case Value::context:
+        case Value::context_angles:
+            return true;
+        case Value::partial:
+            return buffer.layer == kPartialFuse;
+        default:
+            return false;
+    }
+}
+
 uint32_t find_buffer(const Program& program, Value value, uint32_t rank, uint32_t layer) {
     for (uint32_t i = 0; i < program.buffers.size(); ++i) {
         const Buffer& b = program.buffers[i];
@@ -161,6 +175,12 @@ uint32_t head_units(const PlanRequest& r, uint32_t layer) {
 
 uint32_t chunks_max(const PlanRequest& r) {
     return (r.context + kChunkKeys - 1) / kChunkKeys;
+}
+
+uint32_t chunk_shares(const PlanRequest& r, uint32_t layer) {
+    if (is_one_chunk(r, layer)) return 1;
+    const uint32_t kv = attention_part(r.shape.attention(layer), 0, r.ranks).kv_heads.count();
+    return std::min((r.workers + kv - 1) / kv, chunks_max(r));
 }
 
 uint32_t slot_count(const PlanRequest& r, uint32_t layer) {
@@ -322,8 +342,7 @@ std::vector<Access> accesses(const Program& program, const Tile& tile) {
             break;
         }
         case Op::merge: {
-            const uint32_t kv = part.kv_heads.count();
-            const uint32_t shares = std::min((r.workers + kv - 1) / kv, chunks_max(r));
+            const uint32_t shares = chunk_shares(r, tile.layer);
             for (uint32_t head = tile.begin; head < tile.end; ++head)
                 t.read(Value::parts, rows, {head * r.workers, head * r.workers + shares});
             t.write(Value::mixed, rows, {tile.begin * a.v_head_dim, tile.end * a.v_head_dim});

@@ -105,6 +105,9 @@ struct Buffer {
     uint64_t bytes() const { return rows * row_bytes; }
 };
 
+// Whether its rows are those of a drafter's context, not of the step.
+bool is_context(const Buffer& buffer);
+
 // What the planner needs to know; everything else follows.
 struct PlanRequest {
     Shape shape;
@@ -187,5 +190,8 @@ uint32_t head_units(const PlanRequest& request, uint32_t layer);
 
 // Chunks of keys that a row can see at most, over all layers that are merged.
 uint32_t chunks_max(const PlanRequest& request);
+
+// Attend tiles that a kv head's chunks are dealt out to: 1 where there is one chunk.
+uint32_t chunk_shares(const PlanRequest& request, uint32_t layer);
 
 }  // namespace tessera

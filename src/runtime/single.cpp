@@ -42,21 +42,6 @@ bool is_floats(Value value) {
     return false;
 }
 
-// Whether its rows are those of a drafter's context.
-bool is_context(const Buffer& buffer) {
-    switch (buffer.value) {
-        case Value::tapped:
-        case Value::fused:
-        case Value::context:
-        case Value::context_angles:
-            return true;
-        case Value::partial:
-            return buffer.layer == kPartialFuse;
-        default:
-            return false;
-    }
-}
-
 }  // namespace
 
 SingleMachine::SingleMachine(const Program& program, const PackedWeights& weights,

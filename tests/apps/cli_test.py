@@ -146,6 +146,83 @@ class Errors(unittest.TestCase):
                          "-", stdin="a b\n" * 1500)
 
 
+class Explain(unittest.TestCase):
+    def lines(self, *arguments):
+        done = tessera("explain", *arguments)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        return done.stdout.splitlines()
+
+    def words(self, *arguments):
+        return [line.split() for line in self.lines(*arguments)]
+
+    def test_the_drafters_program_instead_of_the_targets(self):
+        target = self.words("--model", model, "--workers", "2")
+        drafter = self.words("--model", model, "--workers", "2", "--drafter")
+        phases = {words[0] for words in drafter if words}
+        self.assertLessEqual({"gather", "fuse", "query", "keys", "head", "checked:"}, phases)
+        self.assertTrue(phases.isdisjoint({"qkv", "router"}))
+        self.assertTrue({words[0] for words in target if words}.isdisjoint({"gather", "fuse", "keys"}))
+        # 384 x 5 * 384 weights in bf16, and a table of the buffers' bytes.
+        self.assertIn(["fuse", "2", "1.4", "MiB"], drafter)
+        self.assertTrue(any(words[:4] == ["tapped", "8", "60.0", "KiB"] for words in drafter))
+
+    def test_the_drafters_tiles(self):
+        first = self.lines("--drafter", "--ranks", "2", "--workers", "1", "--tiles")[0]
+        self.assertEqual(first, "0 embed layer 0 rank 0 worker 0 [0, 8)")
+
+    def test_a_published_drafter_and_the_floor(self):
+        text = "\n".join(self.lines("--shape", "mimo-v2.5-pro", "--ranks", "8", "--workers", "2", "--drafter",
+                                    "--machine", "h200"))
+        self.assertIn("takes in 8 rows of 5 tapped layers", text)
+        self.assertIn("drafter and head", text)
+
+    def test_no_drafter_says_where_there_is_one(self):
+        done = tessera("explain", "--shape", "mimo-v2-flash", "--drafter")
+        self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1))
+        self.assertIn("--drafter: this model has none; try --shape mimo-v2.5-pro", done.stderr)
+
+    def test_a_drafter_that_cannot_be_cut(self):
+        done = tessera("explain", "--model", model, "--ranks", "4", "--drafter")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--ranks: 6 drafter heads (2 kv) cannot be cut over 4 ranks", done.stderr)
+        self.assertEqual(tessera("explain", "--model", model, "--ranks", "4").returncode, 0)
+
+    def test_help_shows_an_example(self):
+        self.assertIn("tessera explain --shape mimo-v2.5-pro --ranks 8 --drafter", tessera("explain", "--help").stdout)
+
+
+class Compare(unittest.TestCase):
+    def halves(self, *arguments, code=0):
+        """What is said of the target, and of the drafter."""
+        done = tessera("compare", "--model", model, "--workers", "2", *arguments)
+        self.assertEqual((done.returncode, done.stderr), (code, ""), done.stdout)
+        target, _, drafter = done.stdout.partition("\nthe drafter")
+        return target, drafter
+
+    def test_target_and_drafter_agree(self):
+        for ranks in ("1", "2"):
+            target, drafter = self.halves("--ranks", ranks)
+            for text, stage in ((target, "tap"), (drafter, "context keys and values"), (drafter, "logits of the block")):
+                self.assertIn(f"\n{stage} ", text)
+                self.assertIn("bit for bit", text)
+                self.assertNotIn("DIFFER", text)
+
+    def test_no_tolerance_names_a_tile_of_each(self):
+        target, drafter = self.halves("--tolerance", "0", PROMPT * 3, code=1)
+        self.assertIn("FIRST DIFFERENCE: tile", target)
+        self.assertIn("FIRST DIFFERENCE: tile", drafter)
+
+    def test_a_target_that_stops_leaves_the_drafter_out(self):
+        target, drafter = self.halves("--stop-after", "60", PROMPT)
+        self.assertIn("bit for bit", target)
+        self.assertEqual(drafter, " is not compared: the target stopped before its last tile\n")
+
+    def test_a_drafter_that_cannot_be_cut_is_left_out(self):
+        done = tessera("compare", "--model", model, "--ranks", "4", "--workers", "1")
+        self.assertEqual(done.returncode, 0)
+        self.assertIn("the drafter is not compared: 6 drafter heads", done.stdout)
+
+
 class Interrupt(unittest.TestCase):
     def test_ctrl_c_during_an_answer_gives_130(self):
         child = subprocess.Popen([program, "run", "--model", model, "-n", "2000", PROMPT],

@@ -14,7 +14,9 @@
 namespace tessera {
 namespace {
 
+using test::draft_request;
 using test::request;
+using test::tapped_request;
 using test::text;
 using testing::AnyOf;
 using testing::HasSubstr;
@@ -23,7 +25,8 @@ std::string said(const Program& p) {
     return check(p).value_or("accepted");
 }
 
-// Small, and different: one rank and several, merged and whole attention, blocks, dead workers.
+// Small, and different: one rank and several, merged and whole attention, blocks, dead workers;
+// targets that keep taps, and what drafters do with them.
 const std::vector<std::pair<const char*, Program>>& programs() {
     static const std::vector<std::pair<const char*, Program>> all = [] {
         std::vector<std::pair<const char*, Program>> made;
@@ -36,6 +39,15 @@ const std::vector<std::pair<const char*, Program>>& programs() {
         made.emplace_back("blocks", plan(request(two, 1, 2, 2, Blocks::int16)));
         made.emplace_back("four layers",
                           plan(request(test::toy_shape({{"sliding_window", 600}}), 2, 1, 1)));
+        made.emplace_back("taps", plan(tapped_request(two, {0, 1}, 2, 2, 2)));
+        const DrafterShape drafter = test::toy_drafter_shape();
+        const DrafterShape merged =
+            test::toy_drafter_shape({{"dflash_config", {{"swa_window_size", 1100}}}});
+        made.emplace_back("a drafted block", plan(draft_request(drafter, 1, 3, 8, 5)));
+        made.emplace_back("a drafted block, two ranks", plan(draft_request(merged, 2, 2, 4, 8)));
+        made.emplace_back("a drafter's context", plan(draft_request(drafter, 1, 2, 0, 8)));
+        made.emplace_back("a drafter's context, four ranks",
+                          plan(draft_request(merged, 4, 2, 0, 8)));
         return made;
     }();
     return all;
@@ -124,9 +136,9 @@ TEST(Check, RefusesWhatIsNoProgram) {
 
 // ------------------------------------------------------------------------------- order
 
-// Every pair of neighbours in every queue. What remains accepted is two tiles of one phase (of two
-// slots' experts, of two kv heads) after which nothing of
-// another worker waits for the first alone.
+// Every pair of neighbours in every queue. What remains accepted is two tiles that wait for the
+// same (of two slots' experts, of two kv heads, of a drafter's block and its context) after which
+// nothing of another worker waits for the first alone.
 TEST(Check, RefusesSwappedNeighboursUnlessNothingDependsOnThem) {
     for (const auto& [name, program] : programs()) {
         SCOPED_TRACE(name);
@@ -140,8 +152,7 @@ TEST(Check, RefusesSwappedNeighboursUnlessNothingDependsOnThem) {
                 tally.add(harmed, text(program, program.queues[w][i]) + " and the next",
                           AnyOf(HasSubstr("is never reached"), HasSubstr("before tile")));
                 if (said(harmed) == "accepted") {
-                    EXPECT_TRUE(a.op == b.op && a.layer == b.layer)
-                        << text(program, program.queues[w][i]);
+                    EXPECT_EQ(a.wait, b.wait) << text(program, program.queues[w][i]);
                 }
             }
         }
@@ -259,6 +270,53 @@ TEST(Check, RefusesASignalThatComesTooEarly) {
     EXPECT_GT(refused, 10u);
 }
 
+// ------------------------------------------------------------------------------- the network
+
+// Sound by every order and every place: what a tile that is not there, or is another's, would have
+// written stands there from the layer before.
+TEST(Check, RefusesWhatIsNotTheNetwork) {
+    const Program program =
+        plan(request(test::toy_shape({{"sliding_window", 600}}), 2, 4, 2, Blocks::int16));
+    const auto each = [](Program& p, Op op, uint16_t slot, const auto& change) {
+        for (Tile& t : p.tiles)
+            if (t.op == op && t.slot == slot && t.layer == 2) change(t);
+    };
+    for (const Harm& harm : std::vector<Harm>{
+             {"norms of one row",
+              [&](Program& p) {
+                  each(p, Op::norm, kNormInput, [](Tile& t) { t.begin = t.end = 1; });
+              },
+              "the tiles of norm, slot 0, part 0 do not cut 0 to 2"},
+             {"no exchange of attention",
+              [&](Program& p) {
+                  each(p, Op::exchange, kPartialOutput, [](Tile& t) { t.end = t.begin; });
+              },
+              "the tiles of exchange, slot 0"},
+             {"input norms that call themselves post norms",
+              [&](Program& p) {
+                  each(p, Op::norm, kNormInput, [](Tile& t) { t.slot = kNormPost; });
+              },
+              "comes after tile"},
+             {"queries of one kv head with the keys of another",
+              [&](Program& p) {
+                  for (Tile& t : p.tiles) {
+                      if (t.op == Op::attend && t.layer == 2) t.slot = 1 - t.slot;
+                  }
+              },
+              "the tiles of attend"},
+             {"chunks dealt out to fewer than there are",
+              [](Program& p) {
+                  for (Tile& t : p.tiles) {
+                      if (t.op == Op::attend) t.shares += 1;
+                  }
+              },
+              "chunks of keys in"}}) {
+        Program harmed = program;
+        harm.harm(harmed);
+        EXPECT_THAT(said(harmed), HasSubstr(harm.words)) << harm.what;
+    }
+}
+
 // ------------------------------------------------------------------------------- memory
 
 // Every buffer onto every other of its rank.
@@ -285,6 +343,7 @@ TEST(Check, RefusesBuffersThatMeetWhileBothLive) {
 
 TEST(Check, RefusesTheStreamOverAnything) {
     for (const auto& [name, program] : programs()) {
+        if (program.request.rows == 0) continue;  // there is no stream
         for (uint32_t i = 0; i < program.buffers.size(); ++i) {
             const Buffer& b = program.buffers[i];
             if (b.value == Value::residual || b.bytes() == 0) continue;
@@ -336,7 +395,9 @@ TEST(Check, RefusesARowMoreThanThereAre) {
         for (uint32_t i = 0; i < program.tiles.size(); ++i) {
             if (program.tiles[i].op != Op::norm && program.tiles[i].op != Op::embed) continue;
             Program harmed = program;
-            harmed.tiles[i].end = program.request.rows + 1;
+            const bool of_context = program.tiles[i].slot == kNormContext;
+            harmed.tiles[i].end =
+                1 + (of_context ? program.request.context_rows() : program.request.rows);
             EXPECT_THAT(said(harmed), AnyOf(HasSubstr("goes beyond buffer"),
                                             // or it meets the next worker's row before
                                             HasSubstr("may overwrite"), HasSubstr("may read")))

@@ -12,6 +12,8 @@
 namespace tessera {
 namespace {
 
+using test::expect_cut;
+using test::pieces;
 using test::request;
 
 struct Named {
@@ -98,22 +100,6 @@ TEST(Plan, IsAFunctionOfTheRequest) {
 
 // ------------------------------------------------------------------------------- who does what
 
-// The spans of one phase on one rank, sorted, cut [0, total) without gap or overlap.
-void expect_cut(std::vector<Span> spans, uint32_t total, const std::string& what) {
-    std::ranges::sort(spans, {}, &Span::begin);
-    uint32_t at = 0;
-    for (const Span& span : spans) {
-        EXPECT_EQ(span.begin, at) << what;
-        EXPECT_LT(span.begin, span.end) << what;
-        at = span.end;
-    }
-    EXPECT_EQ(at, total) << what;
-}
-
-uint32_t up(uint32_t count, uint32_t multiple) {
-    return (count + multiple - 1) / multiple;
-}
-
 // What begin and end of a phase's tiles count to, written down from the shape.
 uint32_t total_of(const PlanRequest& r, Op op, uint32_t layer, uint32_t rank) {
     const Shape& s = r.shape;
@@ -124,22 +110,22 @@ uint32_t total_of(const PlanRequest& r, Op op, uint32_t layer, uint32_t rank) {
         case Op::norm:
             return r.rows;
         case Op::qkv:
-            return up(heads * a.head_dim + kv * (a.head_dim + a.v_head_dim), 16);
+            return pieces(heads * a.head_dim + kv * (a.head_dim + a.v_head_dim), 16);
         case Op::attend:
         case Op::merge:
             return heads;
         case Op::output:
         case Op::exchange:
         case Op::down:
-            return up(s.hidden, 16);
+            return pieces(s.hidden, 16);
         case Op::router:
-            return up(s.experts, 16);
+            return pieces(s.experts, 16);
         case Op::route:
             return 0;
         case Op::gate_up:
-            return up((s.is_moe[layer] ? s.expert_width : s.dense_width) / r.ranks, 16);
+            return pieces((s.is_moe[layer] ? s.expert_width : s.dense_width) / r.ranks, 16);
         case Op::head:
-            return up(share(s.vocab, rank, r.ranks).count(), 16);
+            return pieces(share(s.vocab, rank, r.ranks).count(), 16);
         case Op::gather:
         case Op::fuse:
         case Op::query:
@@ -279,7 +265,7 @@ TEST(Plan, NoTileIsBeyondItsRanksShareOfTheVocabulary) {
             for (uint32_t i = 0; i < p.tiles.size(); ++i) {
                 const Tile& t = p.tiles[i];
                 if (t.op != Op::head) continue;
-                EXPECT_LE(t.end, up(share(vocab, t.rank, ranks).count(), 16))
+                EXPECT_LE(t.end, pieces(share(vocab, t.rank, ranks).count(), 16))
                     << vocab << " words over " << ranks << " ranks: " << test::text(p, i);
             }
         }

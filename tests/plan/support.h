@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <fmt/format.h>
+#include <gtest/gtest.h>
 
 #include "plan/check.h"
 #include "plan/program.h"
@@ -32,10 +33,44 @@ inline PlanRequest request(const Shape& shape, uint32_t ranks, uint32_t workers,
     return {shape, ranks, workers, rows, context, blocks, {}, {}};
 }
 
+// The drafter of the four-layer toy, or of the toy with other taps: its block, or with no rows its
+// context alone.
+inline PlanRequest draft_request(const DrafterShape& drafter, uint32_t ranks, uint32_t workers,
+                                 uint32_t rows, uint32_t context_rows, uint32_t context = 1200) {
+    PlanRequest r =
+        request(layers_of(drafter, toy_shape()), ranks, workers, rows, Blocks::none, context);
+    r.draft = {.context_rows = context_rows, .taps = static_cast<uint32_t>(drafter.taps.size())};
+    return r;
+}
+
+inline PlanRequest tapped_request(const Shape& shape, const std::vector<uint32_t>& taps,
+                                  uint32_t ranks, uint32_t workers, uint32_t rows) {
+    PlanRequest r = request(shape, ranks, workers, rows);
+    r.taps = taps;
+    return r;
+}
+
 inline std::string text(const Program& p, uint32_t index) {
     const Tile& t = p.tiles[index];
     return fmt::format("tile {} ({} of layer {}, rank {}, slot {}, {} to {})", index, op_name(t.op),
                        t.layer, t.rank, t.slot, t.begin, t.end);
+}
+
+// The spans of one phase on one rank cut [0, total) without gap or overlap.
+inline void expect_cut(std::vector<Span> spans, uint32_t total, const std::string& what) {
+    std::ranges::sort(spans, {}, &Span::begin);
+    uint32_t at = 0;
+    for (const Span& span : spans) {
+        EXPECT_EQ(span.begin, at) << what;
+        EXPECT_LT(span.begin, span.end) << what;
+        at = span.end;
+    }
+    EXPECT_EQ(at, total) << what;
+}
+
+// Pieces of `multiple` that `count` needs.
+inline uint32_t pieces(uint32_t count, uint32_t multiple) {
+    return (count + multiple - 1) / multiple;
 }
 
 // before[b][a]: tile a has certainly ended when tile b begins. Empty if some tile never runs.
