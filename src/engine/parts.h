@@ -34,7 +34,7 @@ struct Model::Parts {
     mutable std::array<std::optional<Experience>, 4> experience;
 
     std::optional<Experience>& experience_at(float temperature) const {
-        return experience[temperature == 0      ? 0
+        return experience[temperature == 0       ? 0
                           : temperature <= 0.85f ? 1
                           : temperature <= 1.15f ? 2
                                                  : 3];

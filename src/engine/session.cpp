@@ -42,12 +42,9 @@ struct Session::State {
 
     Stream make_stream(const Sampling& sampling, const Speculation& speculation) const {
         const std::scoped_lock lock(parts().turn);
-        return {sampling,
-                controller_options(speculation, backend()),
-                parts().costs,
-                model.info().context_tokens,
-                model.info().vocab,
-                learns && learnt ? &*learnt : nullptr};
+        return {sampling,           controller_options(speculation, backend()),
+                parts().costs,      model.info().context_tokens,
+                model.info().vocab, learns && learnt ? &*learnt : nullptr};
     }
 
     const Model::Parts& parts() const { return *model.parts_; }
