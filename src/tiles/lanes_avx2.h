@@ -5,6 +5,9 @@
 
 namespace tessera::TESSERA_ISA {
 
+// Whether a kernel may hold the sums of two units and eight rows.
+inline constexpr bool kManyRegisters = false;
+
 struct Floats {
     __m256 v[2];
 };

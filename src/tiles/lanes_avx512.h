@@ -6,6 +6,9 @@
 
 namespace tessera::TESSERA_ISA {
 
+// Whether a kernel may hold the sums of two units and eight rows.
+inline constexpr bool kManyRegisters = true;
+
 struct Floats {
     __m512 v;
 };

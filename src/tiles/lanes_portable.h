@@ -5,6 +5,9 @@ namespace tessera::TESSERA_ISA {
 
 inline constexpr uint32_t kLanes = kUnitRows;
 
+// Whether a kernel may hold the sums of two units and eight rows.
+inline constexpr bool kManyRegisters = false;
+
 struct Floats {
     float v[kLanes];
 };

@@ -23,66 +23,104 @@ inline void prefetch(const std::byte* at) {
 
 // ------------------------------------------------------------------ floats
 
-template <uint32_t count>
-inline void multiply_pairs(const Pairs& w, const float* const* rows, size_t column, Floats* part) {
+template <uint32_t count, uint32_t units>
+inline void multiply_pairs(const Pairs (&w)[units], const float* const* rows, size_t column,
+                           Floats (&part)[units][count]) {
 #pragma GCC unroll 8
-    for (uint32_t row = 0; row < count; ++row)
-        part[row] = mul_add(w.low, splat(rows[row][column]), part[row]);
+    for (uint32_t row = 0; row < count; ++row) {
+        const Floats x = splat(rows[row][column]);
 #pragma GCC unroll 8
-    for (uint32_t row = 0; row < count; ++row)
-        part[row] = mul_add(w.high, splat(rows[row][column + 1]), part[row]);
-}
-
-// One group into `part`; `column` is its first.
-template <Format format, uint32_t count>
-inline void multiply_group(const std::byte* at, const float* const* rows, size_t column,
-                           Floats* part) {
-    const Words words = load_words(at);
-    if constexpr (format == Format::fp8) {
-        multiply_pairs<count>(e4m3_pairs<0>(words), rows, column, part);
-        multiply_pairs<count>(e4m3_pairs<1>(words), rows, column + 2, part);
-    } else if constexpr (format == Format::bf16) {
-        multiply_pairs<count>(bf16_pairs(words), rows, column, part);
-    } else {
+        for (uint32_t u = 0; u < units; ++u) part[u][row] = mul_add(w[u].low, x, part[u][row]);
+    }
 #pragma GCC unroll 8
-        for (uint32_t row = 0; row < count; ++row)
-            part[row] = mul_add(as_floats(words), splat(rows[row][column]), part[row]);
+    for (uint32_t row = 0; row < count; ++row) {
+        const Floats x = splat(rows[row][column + 1]);
+#pragma GCC unroll 8
+        for (uint32_t u = 0; u < units; ++u) part[u][row] = mul_add(w[u].high, x, part[u][row]);
     }
 }
 
-template <Format format, uint32_t count>
-void unit_floats(const std::byte* weights, uint32_t panels, const float* const* rows, float* out,
-                 size_t stride) {
-    constexpr uint32_t kGroups = kMxBlock / group_columns(format);  // in 32 columns
-    Floats sum[count];
+// One group of each unit into `part`; `column` is its first.
+template <Format format, uint32_t count, uint32_t units>
+inline void multiply_group(const std::byte* at, size_t unit_bytes, const float* const* rows,
+                           size_t column, Floats (&part)[units][count]) {
+    Words words[units];
 #pragma GCC unroll 8
-    for (uint32_t row = 0; row < count; ++row) sum[row] = splat(0);
+    for (uint32_t u = 0; u < units; ++u) words[u] = load_words(at + u * unit_bytes);
+    Pairs w[units];
+    if constexpr (format == Format::fp8) {
+#pragma GCC unroll 8
+        for (uint32_t u = 0; u < units; ++u) w[u] = e4m3_pairs<0>(words[u]);
+        multiply_pairs<count>(w, rows, column, part);
+#pragma GCC unroll 8
+        for (uint32_t u = 0; u < units; ++u) w[u] = e4m3_pairs<1>(words[u]);
+        multiply_pairs<count>(w, rows, column + 2, part);
+    } else if constexpr (format == Format::bf16) {
+#pragma GCC unroll 8
+        for (uint32_t u = 0; u < units; ++u) w[u] = bf16_pairs(words[u]);
+        multiply_pairs<count>(w, rows, column, part);
+    } else {
+#pragma GCC unroll 8
+        for (uint32_t row = 0; row < count; ++row) {
+            const Floats x = splat(rows[row][column]);
+#pragma GCC unroll 8
+            for (uint32_t u = 0; u < units; ++u)
+                part[u][row] = mul_add(as_floats(words[u]), x, part[u][row]);
+        }
+    }
+}
+
+// `units` units side by side, `unit_bytes` apart: an activation is fetched once for all of them.
+// With two, sums over blocks go through the first cache, so that the sums within a block keep their
+// registers.
+template <Format format, uint32_t count, uint32_t units>
+void units_floats(const std::byte* weights, size_t unit_bytes, uint32_t panels,
+                  const float* const* rows, float* out, size_t stride) {
+    constexpr uint32_t kGroups = kMxBlock / group_columns(format);  // in 32 columns
+    Floats sum[units][count];
+#pragma GCC unroll 8
+    for (uint32_t u = 0; u < units; ++u) {
+#pragma GCC unroll 8
+        for (uint32_t row = 0; row < count; ++row) sum[u][row] = splat(0);
+    }
     for (size_t column = 0; column < size_t{panels} * kPanelColumns;) {
         const std::byte* at = weights + panel_scale_bytes(format);
         for (uint32_t block = 0; block < kBlocks; ++block) {
-            Floats part[count];
+            Floats part[units][count];
 #pragma GCC unroll 8
-            for (uint32_t row = 0; row < count; ++row) part[row] = splat(0);
+            for (uint32_t u = 0; u < units; ++u) {
+#pragma GCC unroll 8
+                for (uint32_t row = 0; row < count; ++row) part[u][row] = splat(0);
+            }
 #pragma GCC unroll 4
             for (uint32_t i = 0; i < kGroups; ++i) {
-                prefetch(at);
-                multiply_group<format, count>(at, rows, column, part);
+#pragma GCC unroll 8
+                for (uint32_t u = 0; u < units; ++u) prefetch(at + u * unit_bytes);
+                multiply_group<format, count, units>(at, unit_bytes, rows, column, part);
                 at += kGroupBytes;
                 column += group_columns(format);
             }
 #pragma GCC unroll 8
-            for (uint32_t row = 0; row < count; ++row) {
-                if constexpr (format == Format::fp8) {
-                    sum[row] = mul_add(part[row], as_floats(load_words(weights)), sum[row]);
-                } else {
-                    sum[row] = add(part[row], sum[row]);
+            for (uint32_t u = 0; u < units; ++u) {
+#pragma GCC unroll 8
+                for (uint32_t row = 0; row < count; ++row) {
+                    if constexpr (format == Format::fp8) {
+                        const Floats scale = as_floats(load_words(weights + u * unit_bytes));
+                        sum[u][row] = mul_add(part[u][row], scale, sum[u][row]);
+                    } else {
+                        sum[u][row] = add(part[u][row], sum[u][row]);
+                    }
                 }
             }
         }
         weights += panel_bytes(format);
     }
 #pragma GCC unroll 8
-    for (uint32_t row = 0; row < count; ++row) store(out + row * stride, sum[row]);
+    for (uint32_t u = 0; u < units; ++u) {
+#pragma GCC unroll 8
+        for (uint32_t row = 0; row < count; ++row)
+            store(out + row * stride + u * kUnitRows, sum[u][row]);
+    }
 }
 
 // ------------------------------------------------------------------ mxfp4 and integers
@@ -113,8 +151,8 @@ struct Int16Sum {
 };
 
 template <typename Sum, typename Block, uint32_t count>
-void unit_blocks(const std::byte* weights, uint32_t panels, const Block* const* rows, float* out,
-                 size_t stride) {
+void unit_blocks(const std::byte* weights, size_t, uint32_t panels, const Block* const* rows,
+                 float* out, size_t stride) {
     Floats sum[count];
 #pragma GCC unroll 8
     for (uint32_t row = 0; row < count; ++row) sum[row] = splat(0);
@@ -149,52 +187,72 @@ void unit_blocks(const std::byte* weights, uint32_t panels, const Block* const* 
 
 // ------------------------------------------------------------------ many rows
 
+// `units` of a matrix, `unit_bytes` apart, against `count` rows.
 template <typename T>
-using Unit = void (*)(const std::byte*, uint32_t, const T* const*, float*, size_t);
+using Units = void (*)(const std::byte*, size_t unit_bytes, uint32_t panels, const T* const*,
+                       float*, size_t stride);
 
-template <Format format>
-constexpr Unit<float> kFloats[kRowsMax] = {
-    unit_floats<format, 1>, unit_floats<format, 2>, unit_floats<format, 3>, unit_floats<format, 4>,
-    unit_floats<format, 5>, unit_floats<format, 6>, unit_floats<format, 7>, unit_floats<format, 8>};
+template <Format format, uint32_t units>
+constexpr Units<float> kFloats[kRowsMax] = {
+    units_floats<format, 1, units>, units_floats<format, 2, units>, units_floats<format, 3, units>,
+    units_floats<format, 4, units>, units_floats<format, 5, units>, units_floats<format, 6, units>,
+    units_floats<format, 7, units>, units_floats<format, 8, units>};
 template <typename Sum, typename Block>
-constexpr Unit<Block> kBlockUnits[kRowsMax] = {
+constexpr Units<Block> kBlockUnits[kRowsMax] = {
     unit_blocks<Sum, Block, 1>, unit_blocks<Sum, Block, 2>, unit_blocks<Sum, Block, 3>,
     unit_blocks<Sum, Block, 4>, unit_blocks<Sum, Block, 5>, unit_blocks<Sum, Block, 6>,
     unit_blocks<Sum, Block, 7>, unit_blocks<Sum, Block, 8>};
 
-// A unit stays in the first cache while groups of rows pass over it.
+// Units stay in the first cache while groups of rows pass over them. `pairs`: the kernels of two
+// units, or null; with fewer rows than this the weights are what counts, and one unit streams best.
+constexpr uint32_t kPairRowsMin = 3;
 template <typename T>
-void over_rows(const Unit<T>* kernels, Format format, const std::byte* weights, uint32_t units,
-               uint32_t panels, const Rows<T>& rows, float* out, size_t stride) {
+void over_rows(const Units<T>* kernels, const Units<T>* pairs, Format format,
+               const std::byte* weights, uint32_t units, uint32_t panels, const Rows<T>& rows,
+               float* out, size_t stride) {
     const uint64_t unit_bytes = uint64_t{panels} * panel_bytes(format);
-    for (uint32_t u = 0; u < units; ++u, weights += unit_bytes, out += kUnitRows) {
+    for (uint32_t u = 0; u < units;) {
+        const bool two = pairs != nullptr && u + 2 <= units && rows.count >= kPairRowsMin;
         for (uint32_t row = 0; row < rows.count; row += kRowsMax) {
             const uint32_t some = rows.count - row < kRowsMax ? rows.count - row : kRowsMax;
-            kernels[some - 1](weights, panels, rows.at + row, out + row * stride, stride);
+            (two ? pairs : kernels)[some - 1](weights, unit_bytes, panels, rows.at + row,
+                                              out + row * stride, stride);
         }
+        const uint32_t done = two ? 2 : 1;
+        u += done;
+        weights += done * unit_bytes;
+        out += size_t{done} * kUnitRows;
     }
+}
+
+template <Format format>
+void multiply_floats(const std::byte* weights, uint32_t units, uint32_t panels,
+                     const Rows<float>& rows, float* out, size_t stride) {
+    const Units<float>* pairs = nullptr;
+    if constexpr (kManyRegisters) pairs = kFloats<format, 2>;
+    over_rows(kFloats<format, 1>, pairs, format, weights, units, panels, rows, out, stride);
 }
 
 }  // namespace
 
 void multiply(Format format, const std::byte* weights, uint32_t units, uint32_t panels,
               const Rows<float>& rows, float* out, size_t stride) {
-    const Unit<float>* const kernels = format == Format::fp8    ? kFloats<Format::fp8>
-                                       : format == Format::bf16 ? kFloats<Format::bf16>
-                                                                : kFloats<Format::f32>;
-    over_rows(kernels, format, weights, units, panels, rows, out, stride);
+    const auto kernel = format == Format::fp8    ? multiply_floats<Format::fp8>
+                        : format == Format::bf16 ? multiply_floats<Format::bf16>
+                                                 : multiply_floats<Format::f32>;
+    kernel(weights, units, panels, rows, out, stride);
 }
 
 void multiply_int16(const std::byte* weights, uint32_t units, uint32_t panels,
                     const Rows<Int16Block>& rows, float* out, size_t stride) {
-    over_rows(kBlockUnits<Int16Sum, Int16Block>, Format::mxfp4, weights, units, panels, rows, out,
-              stride);
+    over_rows<Int16Block>(kBlockUnits<Int16Sum, Int16Block>, nullptr, Format::mxfp4, weights, units,
+                          panels, rows, out, stride);
 }
 
 void multiply_int8(const std::byte* weights, uint32_t units, uint32_t panels,
                    const Rows<Int8Block>& rows, float* out, size_t stride) {
-    over_rows(kBlockUnits<Int8Sum, Int8Block>, Format::mxfp4, weights, units, panels, rows, out,
-              stride);
+    over_rows<Int8Block>(kBlockUnits<Int8Sum, Int8Block>, nullptr, Format::mxfp4, weights, units,
+                         panels, rows, out, stride);
 }
 
 }  // namespace tessera::TESSERA_ISA
