@@ -20,7 +20,9 @@ std::vector<std::string> names_in(const std::filesystem::path& folder) {
         for (const auto& entry : std::filesystem::directory_iterator(folder))
             if (entry.path().extension() == kExtension) names.push_back(entry.path().stem());
     }
-    if (names.empty()) fail("{}: holds no suite (*{})", folder.string(), kExtension);
+    if (names.empty())
+        fail("--suites {}: holds no suite (*{}); those of Tessera are in its bench/suites",
+             folder.string(), kExtension);
     std::ranges::sort(names);
     return names;
 }
@@ -66,7 +68,7 @@ std::vector<Suite> read_suites(const std::filesystem::path& folder,
         if (prompts_max > 0 && prompts_max < size) {
             std::vector<Prompt> some;
             for (size_t i = 0; i < prompts_max; ++i)
-                some.push_back(std::move(suite.prompts[i * size / prompts_max]));
+                some.push_back(std::move(suite.prompts[(2 * i + 1) * size / (2 * prompts_max)]));
             suite.prompts = std::move(some);
         }
         suites.push_back(std::move(suite));
