@@ -383,6 +383,7 @@ constexpr const char* kExamples = R"(Examples:
   tessera bench decode --synthetic bench/shapes/synthetic.json
   tessera bench decode --threads 1 2 --context 1024 8192 32768 --json out.json --svg out.svg
   tessera bench activations FILE... --reference-tokens 4096
+  tessera bench speculation --suite code edit             tokens/s with and without drafts
   tessera bench decode --rows 8 --trace step.json         a timeline for ui.perfetto.dev
 Shares are of the read bandwidth that is measured in turns with the steps.
 )";
@@ -429,6 +430,7 @@ void add_bench(CLI::App& program) {
     decode.add_option("--trace", options->trace, "Write a timeline of the last steps");
     decode.callback([options] { bench_decode(*options); });
     add_bench_activations(bench);
+    add_bench_speculation(bench);
 }
 
 }  // namespace tessera

@@ -3,8 +3,12 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
+#include <utility>
 
 #include <CLI/CLI.hpp>
+
+#include "tessera/speculation.h"
 
 namespace tessera {
 
@@ -12,11 +16,15 @@ void add_run(CLI::App& program);
 void add_inspect(CLI::App& program);
 void add_bench(CLI::App& program);
 void add_bench_activations(CLI::App& bench);
+void add_bench_speculation(CLI::App& bench);
 void add_explain(CLI::App& program);
 void add_compare(CLI::App& program);
 
 // The model that comes with the program: beside the sources or, installed, under share/tessera.
 // Throws Error if it is in neither place.
 std::filesystem::path bundled_model();
+
+// "auto", "off" or a number of tokens; with what is wrong with it, empty if nothing.
+std::pair<Speculation, std::string> parse_speculation(const std::string& given);
 
 }  // namespace tessera

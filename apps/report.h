@@ -16,6 +16,10 @@ struct Spread {
 Spread spread_of(std::vector<double> values);
 nlohmann::json spread_json(const Spread& spread);
 
+// The median, and the range in which 95 of 100 medians of as many draws from `values` lie. Seeded:
+// the same values give the same range.
+Spread median_interval(const std::vector<double>& values);
+
 // Machine, compiler, build and commit: what a figure is worth nothing without.
 nlohmann::json origin();
 
@@ -33,6 +37,14 @@ struct Chart {
     std::vector<Series> series;
 };
 void write_svg(const Chart& chart, const std::filesystem::path& file);
+
+// Bars in groups, a bar a series, each with its low and high ends.
+struct Bars {
+    std::string title, y_name;
+    std::vector<std::string> series, groups;
+    std::vector<std::vector<Spread>> values;  // group, series
+};
+void write_svg(const Bars& bars, const std::filesystem::path& file);
 void write_json(const nlohmann::json& value, const std::filesystem::path& file);
 
 }  // namespace tessera

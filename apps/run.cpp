@@ -42,15 +42,6 @@ struct RunOptions {
     std::vector<std::string> stops;
 };
 
-// "auto", "off" or a number of tokens; with what is wrong with it, empty if nothing.
-std::pair<Speculation, std::string> parse_speculation(const std::string& given) {
-    if (given == "auto") return {{Speculate::kAuto}, ""};
-    if (given == "off") return {{Speculate::kOff}, ""};
-    if (given.size() == 1 && given[0] >= '1' && given[0] <= '7')
-        return {{Speculate::kFixed, static_cast<uint32_t>(given[0] - '0')}, ""};
-    return {{}, "expected auto, off or 1 to 7, found " + given};
-}
-
 void write_out(std::string_view text) {
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
@@ -281,6 +272,14 @@ Exit code: 0, 2 for an error, 130 if interrupted.
 )";
 
 }  // namespace
+
+std::pair<Speculation, std::string> parse_speculation(const std::string& given) {
+    if (given == "auto") return {{Speculate::kAuto}, ""};
+    if (given == "off") return {{Speculate::kOff}, ""};
+    if (given.size() == 1 && given[0] >= '1' && given[0] <= '7')
+        return {{Speculate::kFixed, static_cast<uint32_t>(given[0] - '0')}, ""};
+    return {{}, "expected auto, off or 1 to 7, found " + given};
+}
 
 void add_run(CLI::App& program) {
     auto options = std::make_shared<RunOptions>();

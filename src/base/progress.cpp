@@ -19,14 +19,19 @@ constexpr uint32_t kBarWidth = 32;      // characters
 
 }  // namespace
 
-Progress::Progress(std::string what)
+Progress::Progress(std::string what, std::string unit)
     : what_(std::move(what)),
+      unit_(std::move(unit)),
       terminal_(isatty(STDERR_FILENO) == 1),
       begun_(Clock::now()),
       shown_(begun_) {}
 
 Progress::~Progress() {
     if (terminal_ && drawn_) std::fputc('\n', stderr);
+}
+
+std::string Progress::amount(uint64_t count) const {
+    return unit_.empty() ? bytes_text(count) : fmt::format("{} {}", count, unit_);
 }
 
 void Progress::show(uint64_t done, uint64_t total) {
@@ -37,14 +42,13 @@ void Progress::show(uint64_t done, uint64_t total) {
     drawn_ = true;
     const double share = static_cast<double>(done) / static_cast<double>(total);
     const double seconds = std::chrono::duration<double>(now - begun_).count();
-    const std::string rate = bytes_text(static_cast<uint64_t>(static_cast<double>(done) / seconds));
+    const std::string rate = amount(static_cast<uint64_t>(static_cast<double>(done) / seconds));
     if (terminal_) {
         const auto filled = static_cast<uint32_t>(share * kBarWidth);
         fmt::print(stderr, "\r{} [{:=<{}}{: <{}}] {:3.0f}% of {}, {}/s ", what_, "", filled, "",
-                   kBarWidth - filled, share * 100, bytes_text(total), rate);
+                   kBarWidth - filled, share * 100, amount(total), rate);
     } else {
-        fmt::print(stderr, "{}: {:.0f}% of {}, {}/s\n", what_, share * 100, bytes_text(total),
-                   rate);
+        fmt::print(stderr, "{}: {:.0f}% of {}, {}/s\n", what_, share * 100, amount(total), rate);
     }
     std::fflush(stderr);
 }

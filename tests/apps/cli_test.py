@@ -4,6 +4,7 @@ Run as: cli_test.py PROGRAM MODEL [unittest arguments]. Answers are a few tokens
 generous, so that a sanitized build passes too.
 """
 
+import json
 import os
 import pty
 import select
@@ -221,6 +222,74 @@ class Compare(unittest.TestCase):
         done = tessera("compare", "--model", model, "--ranks", "4", "--workers", "1")
         self.assertEqual(done.returncode, 0)
         self.assertIn("the drafter is not compared: 6 drafter heads", done.stdout)
+
+
+class BenchSpeculation(unittest.TestCase):
+    """`bench speculation`: the form of what it says, and that it refuses in words; no figure is judged."""
+
+    def bench(self, *arguments):
+        return tessera("bench", "speculation", "--model", model, *arguments)
+
+    def test_a_short_run(self):
+        with tempfile.TemporaryDirectory() as folder:
+            figures, drawing = (os.path.join(folder, name) for name in ("out.json", "out.svg"))
+            done = self.bench("--suite", "code", "--prompts", "2", "-n", "16", "--repeats", "1",
+                              "--json", figures, "--svg", drawing)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("every text the same in all modes", done.stdout)
+            with open(figures, encoding="utf-8") as file:
+                figures = json.load(file)
+            with open(drawing, encoding="utf-8") as file:
+                self.assertTrue(file.read().startswith("<svg "))
+        self.assertIn(figures["hash"], done.stdout)
+        self.assertLessEqual({"cpu", "compiler", "commit"}, set(figures["origin"]))
+        self.assertEqual([(f["suite"], f["temperature"]) for f in figures["found"]], [("code", 0), ("code", 1)])
+        for found in figures["found"]:
+            off, *others = found["modes"]
+            self.assertEqual([off["mode"], *(m["mode"] for m in others)], ["off", "auto", "7"])
+            self.assertEqual(off["tokens_per_step"], 1)
+            for mode in others:
+                self.assertEqual([t["hash"] for t in mode["texts"]], [t["hash"] for t in off["texts"]])
+                self.assertIn("against_off", mode)
+
+    def test_the_hash_is_that_of_the_texts(self):
+        def hash_of(*arguments):
+            done = self.bench("--suite", "edit", "--prompts", "1", "-n", "8", "--repeats", "1", *arguments)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return done.stdout.split("hash ")[1][:16]
+
+        self.assertEqual(hash_of("--modes", "off"), hash_of("--modes", "3", "auto", "--threads", "1"))
+        self.assertNotEqual(hash_of(), hash_of("--seed", "2"))
+
+    def test_cost_by_rows(self):
+        done = self.bench("--suite", "prose", "--prompts", "1", "-n", "12", "--cost")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = [line.split() for line in done.stdout.splitlines() if line.startswith("prose")]
+        self.assertEqual([row[1] for row in rows], [str(count) for count in range(1, 9)])
+
+    def test_lossless(self):
+        done = self.bench("--suite", "prose", "--prompts", "1", "-n", "6", "--lossless")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("every text is the same in all modes", done.stdout)
+        self.assertEqual(sum(line.endswith("standard") for line in done.stdout.splitlines()), 7)
+
+    def test_refusals_name_the_fix(self):
+        for words, *arguments in (("those known are code, docs, edit, prose, structured", "--suite", "novel"),
+                                  ("expected auto, off or 1 to 7", "--modes", "8"),
+                                  ("given twice", "--modes", "off", "off"),
+                                  ("--suites", "--suites", "/nowhere"),
+                                  ("give a smaller -n", "--suite", "code", "-n", "2040"),
+                                  ("--temperature", "--temperature", "-1"),
+                                  ("excludes", "--cost", "--lossless")):
+            done = tessera("--quiet", "bench", "speculation", "--model", model, *arguments)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), arguments)
+            self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+            self.assertIn(words, done.stderr)
+
+    def test_help_has_examples(self):
+        done = tessera("bench", "speculation", "--help")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertIn("Examples:\n  tessera bench speculation", done.stdout)
 
 
 class Interrupt(unittest.TestCase):
