@@ -51,6 +51,7 @@ struct Subject {
 PackOptions packing(uint32_t ranks) {
     PackOptions pack;
     pack.ranks = ranks;
+    pack.fp8 = Fp8::unpack_in_cache;
     pack.threads = available_threads();
     return pack;
 }

@@ -110,6 +110,7 @@ void bench_activations(const ActivationOptions& options) {
     const Weights weights =
         bind(checkpoint, parse_shape(checkpoint.config, (folder / "config.json").string()));
     PackOptions pack;
+    pack.fp8 = Fp8::unpack_in_cache;
     pack.threads = available_threads();
     const PackedWeights packed = pack_weights(weights, pack);
     CpuOptions cpu;

@@ -186,6 +186,7 @@ int compare(CompareOptions options) {
         fail("--ranks: {}", *problem);
     check_scales(checkpoint, weights.shape, available_threads());
     PackOptions pack;
+    pack.fp8 = Fp8::unpack_in_cache;
     pack.ranks = options.ranks;
     pack.threads = available_threads();
     const PackedWeights packed = pack_weights(weights, pack);

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 namespace tessera {
 namespace {
@@ -45,6 +46,14 @@ uint64_t control_group_left() {
 uint64_t available_memory_bytes() {
     const uint64_t system_kib = number_after("/proc/meminfo", "MemAvailable:", kUnlimited >> 10);
     return std::min(system_kib << 10, control_group_left());
+}
+
+uint64_t last_cache_bytes() {
+    for (const int level : {_SC_LEVEL4_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE, _SC_LEVEL2_CACHE_SIZE}) {
+        const long bytes = sysconf(level);
+        if (bytes > 0) return static_cast<uint64_t>(bytes);
+    }
+    return 0;
 }
 
 std::string bytes_text(uint64_t bytes) {

@@ -126,12 +126,13 @@ std::unique_ptr<Backend> load_cpu(const Checkpoint& checkpoint, const Weights& w
             fail("{}: {}; decode without it (--speculate off)", drafter->checkpoint.folder.string(),
                  *problem);
     }
-    refuse_more_than_memory(packed_bytes(weights, options.ranks) +
+    refuse_more_than_memory(packed_bytes(weights, options.ranks, Fp8::unpack_in_cache) +
                             (drafter != nullptr ? drafter->weights.bytes : 0));
     check_scales(checkpoint, weights.shape, threads);
     for (const MappedFile& shard : checkpoint.shards) shard.drop(shard.bytes());
     PackOptions pack;
     pack.ranks = options.ranks;
+    pack.fp8 = Fp8::unpack_in_cache;
     pack.threads = threads;
     pack.progress = options.progress;
     pack.drop = [&](std::span<const std::byte> read) {

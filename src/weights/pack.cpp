@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "base/check.h"
+#include "base/memory.h"
 #include "base/threads.h"
 
 namespace tessera {
@@ -28,12 +29,14 @@ struct Job {
     std::span<const std::byte> read;              // that this job alone needs
 };
 
-// The format that all parts have; where they differ, or a slice would cut an fp8 scale block, bf16.
-Format common_format(const Sources& parts, uint32_t column_begin) {
+// The format that all parts have; where they differ, where fp8 is to be unpacked, or where a slice
+// would cut an fp8 scale block, bf16.
+Format common_format(const Sources& parts, uint32_t column_begin, bool unpack_fp8) {
     const Format first = parts.front()->format;
     const bool same =
         std::ranges::all_of(parts, [&](const Matrix* part) { return part->format == first; });
-    if (!same || (first == Format::fp8 && column_begin % kFp8Block != 0)) return Format::bf16;
+    const bool unpack = unpack_fp8 || column_begin % kFp8Block != 0;
+    if (!same || (first == Format::fp8 && unpack)) return Format::bf16;
     return first;
 }
 
@@ -51,7 +54,8 @@ class Layout {
     std::vector<Job> jobs;
 
   protected:
-    Layout(const Shape& shape, uint32_t ranks) : ranks_(ranks) {
+    Layout(const Shape& shape, uint32_t ranks, bool unpack_fp8)
+        : ranks_(ranks), unpack_fp8_(unpack_fp8) {
         packed.shape = shape;
         packed.ranks.resize(ranks);
         for (PackedRank& rank : packed.ranks) rank.layers.resize(shape.layers);
@@ -131,7 +135,7 @@ class Layout {
     void add(PackedMatrix& out, Sources sources, uint32_t rows,
              std::function<SourceRow(uint32_t)> row_at, uint32_t column_begin, uint32_t columns,
              uint32_t rank) {
-        out = {common_format(sources, column_begin), rows, columns, nullptr};
+        out = {common_format(sources, column_begin, unpack_fp8_), rows, columns, nullptr};
         jobs.push_back({&out,
                         {0, out.units()},
                         std::move(sources),
@@ -149,13 +153,15 @@ class Layout {
     uint32_t ranks_;
 
   private:
+    bool unpack_fp8_;
     uint64_t vector_bytes_ = 0;
     std::shared_ptr<std::atomic<uint32_t>> left_;  // of the jobs being added
 };
 
 class TargetLayout : public Layout {
   public:
-    TargetLayout(const Weights& weights, uint32_t ranks) : Layout(weights.shape, ranks) {
+    TargetLayout(const Weights& weights, uint32_t ranks, bool unpack_fp8)
+        : Layout(weights.shape, ranks, unpack_fp8) {
         const Shape& s = weights.shape;
         for (uint32_t i = 0; i < s.layers; ++i) {
             const LayerWeights& in = weights.layers[i];
@@ -212,8 +218,8 @@ class TargetLayout : public Layout {
 class DrafterLayout : public Layout {
   public:
     DrafterLayout(const DrafterWeights& weights, const PackedWeights& target)
-        : Layout(layers_of(weights.shape, target.shape),
-                 static_cast<uint32_t>(target.ranks.size())) {
+        : Layout(layers_of(weights.shape, target.shape), static_cast<uint32_t>(target.ranks.size()),
+                 false) {
         const AttentionShape& a = weights.shape.attention;
         each_rank([&](uint32_t rank) {
             const Span columns = share(weights.fc.columns, rank, ranks_);
@@ -369,17 +375,31 @@ void fill(Layout& layout, const Source& weights, const PackOptions& options) {
 
 }  // namespace
 
-uint64_t packed_bytes(const Weights& weights, uint32_t ranks) {
-    const TargetLayout layout(weights, ranks);
+namespace {
+
+uint64_t target_bytes(const Weights& weights, uint32_t ranks, bool unpack_fp8) {
+    const TargetLayout layout(weights, ranks, unpack_fp8);
     uint64_t bytes =
         Arena::taken(uint64_t{weights.embedding.rows} * weights.embedding.columns * sizeof(bf16));
     for (uint32_t rank = 0; rank < ranks; ++rank) bytes += layout.arena_bytes(rank);
     return bytes;
 }
 
+// Half of the cache: others use it too.
+bool unpacks(const Weights& weights, uint32_t ranks, Fp8 fp8) {
+    if (fp8 != Fp8::unpack_in_cache) return fp8 == Fp8::unpack;
+    return 2 * target_bytes(weights, ranks, true) <= last_cache_bytes();
+}
+
+}  // namespace
+
+uint64_t packed_bytes(const Weights& weights, uint32_t ranks, Fp8 fp8) {
+    return target_bytes(weights, ranks, unpacks(weights, ranks, fp8));
+}
+
 PackedWeights pack_weights(const Weights& weights, const PackOptions& options) {
     CHECK(!ranks_problem(weights.shape, options.ranks));
-    TargetLayout layout(weights, options.ranks);
+    TargetLayout layout(weights, options.ranks, unpacks(weights, options.ranks, options.fp8));
     fill(layout, weights, options);
     copy_embedding(weights.embedding, options, layout.packed);
     return std::move(layout.packed);

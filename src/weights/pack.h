@@ -65,14 +65,20 @@ struct PackedWeights {
     uint64_t bytes() const;  // its own
 };
 
+// fp8 weights as they are, or turned into the bf16 values that the published model rounds them to.
+// Twice the bytes, but half of an fp8 kernel's time is unpacking: that pays where arithmetic and
+// not memory is the limit, in a model that stays in the last cache.
+enum class Fp8 : uint8_t { keep, unpack, unpack_in_cache };
+
 // Bytes that pack_weights will take.
-uint64_t packed_bytes(const Weights& weights, uint32_t ranks);
+uint64_t packed_bytes(const Weights& weights, uint32_t ranks, Fp8 fp8 = Fp8::keep);
 
 struct PackOptions {
     uint32_t ranks = 1;
     uint32_t threads = 1;
     std::function<void(uint64_t done, uint64_t total)> progress;  // packed bytes; one thread a time
     std::function<void(std::span<const std::byte>)> drop;         // read, and not needed again
+    Fp8 fp8 = Fp8::keep;
 };
 
 // `weights` has no ranks_problem. Its scales were checked. Throws Error if memory is not to be had.

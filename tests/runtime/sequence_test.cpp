@@ -19,8 +19,9 @@ struct Target {
           made(test::seeded_checkpoint(shape, 5)),
           weights(bind_drafter(made.checkpoint, shape, test::seeded_mask(shape, 5))),
           packed(toy.pack()),
-          drafter(pack_drafter(weights, packed,
-                               {.ranks = 1, .threads = 1, .progress = {}, .drop = {}})),
+          drafter(pack_drafter(
+              weights, packed,
+              {.ranks = 1, .threads = 1, .progress = {}, .drop = {}, .fp8 = Fp8::keep})),
           machine(packed, options(), &drafter),
           decoder(machine) {}
 

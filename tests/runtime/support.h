@@ -22,7 +22,8 @@ struct Toy {
         : made(seeded_checkpoint(shape, seed)), weights(bind(made.checkpoint, shape)) {}
 
     PackedWeights pack(uint32_t ranks = 1) const {
-        return pack_weights(weights, {.ranks = ranks, .threads = 1, .progress = {}, .drop = {}});
+        return pack_weights(
+            weights, {.ranks = ranks, .threads = 1, .progress = {}, .drop = {}, .fp8 = Fp8::keep});
     }
 
     SeededCheckpoint made;

@@ -53,7 +53,9 @@ struct Toy {
 };
 
 PackedWeights pack(const Weights& weights, uint32_t ranks = 1, uint32_t threads = 1) {
-    return pack_weights(weights, {.ranks = ranks, .threads = threads, .progress = {}, .drop = {}});
+    return pack_weights(
+        weights,
+        {.ranks = ranks, .threads = threads, .progress = {}, .drop = {}, .fp8 = Fp8::keep});
 }
 
 const Json kAllBf16 = {{"quantization_config", nullptr}};
@@ -388,6 +390,27 @@ TEST(Pack, SlicesThatCutAScaleBlockBecomeBf16) {
         EXPECT_EQ(layer.qkv.format, Format::fp8);
     }
     expect_packed(toy.weights, 4);
+}
+
+// What the published model rounds fp8 weights to, bit for bit, where that is asked for.
+TEST(Pack, UnpacksFp8IntoBf16) {
+    const Toy toy(small(kAllFp8));
+    PackOptions options;
+    options.fp8 = Fp8::unpack;
+    const PackedWeights packed = pack_weights(toy.weights, options);
+    EXPECT_EQ(packed_bytes(toy.weights, 1, Fp8::unpack), packed.bytes());
+    EXPECT_GT(packed.bytes(), pack(toy.weights).bytes());
+    const PackedLayer& layer = packed.ranks[0].layers[1];
+    EXPECT_EQ(layer.qkv.format, Format::bf16);
+    EXPECT_EQ(layer.experts[0].down.format, Format::bf16);
+    const std::vector<std::vector<float>> rows = unpacked(layer.o);
+    for (uint32_t row = 0; row < layer.o.rows; ++row) {
+        const std::vector<float> expected = published_row({&toy.weights.layers[1].o, row});
+        EXPECT_TRUE(std::ranges::equal(std::span(rows[row]).first(expected.size()), expected));
+    }
+    // A toy fits any cache; a model that does not keeps its format.
+    options.fp8 = Fp8::unpack_in_cache;
+    EXPECT_EQ(pack_weights(toy.weights, options).bytes(), packed.bytes());
 }
 
 TEST(Pack, RotaryDimsStandInPairs) {
