@@ -48,10 +48,6 @@ constexpr uint32_t kBaselineRefresh = 128;
 constexpr uint32_t kExploredSamples = 3;
 constexpr uint32_t kExploreEvery = 8;
 
-// A step interrupted by the machine counts as this many times its median at most. Prices are
-// medians, and so must be what is held against them.
-constexpr double kInterruptedMax = 2;
-
 // Against a suffix a block is held with this many steps of a prior: two drafts verified, each
 // likely accepted. Each step that a suffix is preferred, the block's own record weighs less.
 constexpr double kBlockPriorSteps = 4;
@@ -300,11 +296,13 @@ void Controller::observe(const Outcome& outcome, std::span<const float> confiden
     }
 }
 
+// What such a step takes by the prices, which are medians: a mean of the seconds of drafted steps,
+// held against a median of one-row steps, would stop drafting on any machine that others use too.
 double Controller::typical(const Outcome& outcome) const {
-    const double expected = costs_.step_seconds(outcome.verified + 1) +
-                            (outcome.source == DraftSource::block ? costs_.draft_seconds() : 0);
-    if (!(outcome.seconds > 0)) return expected;
-    return std::min(outcome.seconds, kInterruptedMax * expected);
+    const uint32_t rows = outcome.verified + 1;
+    if (costs_.samples(rows) == 0 && outcome.seconds > 0) return outcome.seconds;
+    return costs_.step_seconds(rows) +
+           (outcome.source == DraftSource::block ? costs_.draft_seconds() : 0);
 }
 
 void Controller::observe_block(uint32_t tokens, double seconds) {

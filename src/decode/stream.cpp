@@ -126,10 +126,10 @@ uint32_t Stream::accept(const Logits& rows) {
     return accepted_;
 }
 
-void Stream::settle(double seconds) {
+void Stream::settle(double seconds, double beside) {
     const uint32_t verified = row_count_ - 1;
     ++stats_.steps;
-    stats_.seconds += seconds;
+    stats_.seconds += seconds + beside;
     stats_.drafted += confidences_ > 0 ? 1 : 0;
     stats_.copied += plan_.source == DraftSource::suffix ? 1 : 0;
     for (uint32_t i = 0; i < verified; ++i) ++stats_.verified[i];

@@ -74,8 +74,9 @@ class Stream {
     // drafts stood.
     uint32_t accept(const Logits& rows);
 
-    // What the step took, drafting included: from this the controller learns.
-    void settle(double seconds);
+    // What the step took. `seconds`: of its passes, from which the controller learns; `beside`:
+    // what was caught up before them.
+    void settle(double seconds, double beside = 0);
 
     const Controller& controller() const { return controller_; }
     const Stats& stats() const { return stats_; }

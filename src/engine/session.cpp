@@ -64,7 +64,8 @@ struct Session::State {
     // After a prompt the model has read all of the text, and the logits of its end are kept here.
     bool first_logits = false;
     std::vector<float> logits;
-    double step_draft_seconds = 0;
+    // Of the step: the block's pass and choices; and what came before, a drafter's catching up.
+    double drafting_seconds = 0, planning_seconds = 0;
 };
 
 Session::Session(Model model, const Sampling& sampling, const Speculation& speculation)
@@ -196,8 +197,9 @@ void Session::step(std::span<Session* const> sessions) {
             s.parts().costs.draft(seconds_since(drafting));
             s.stream.stats().bytes += backend.draft_bytes();
         }
-        s.step_draft_seconds = seconds_since(drafting);
-        s.stream.stats().draft_seconds += seconds_since(begun);
+        s.drafting_seconds = seconds_since(drafting);
+        s.planning_seconds = seconds_since(begun) - s.drafting_seconds;
+        s.stream.stats().draft_seconds += s.drafting_seconds;
         readings[i] = {s.text.get(), s.stream.rows(), s.wants_taps()};
         rows += static_cast<uint32_t>(s.stream.rows().size());
     }
@@ -221,7 +223,7 @@ void Session::step(std::span<Session* const> sessions) {
     first.parts().costs.step(rows, seconds);
     for (size_t i = 0; i < count; ++i) {
         State& s = *stepping[i];
-        s.stream.settle(seconds + s.step_draft_seconds);
+        s.stream.settle(seconds + s.drafting_seconds, s.planning_seconds);
         if (s.learns) s.learnt = s.stream.controller().experience();
     }
 }
