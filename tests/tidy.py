@@ -30,7 +30,7 @@ FLOORS = {
     "src/plan": {"base", "model", "tiles"},
     "src/reference": {"base", "model", "weights"},
     "src/runtime": {"base", "model", "tiles", "plan", "weights"},
-    "src/decode": {"base", "model", "weights", "door"},
+    "src/decode": {"base", "model", "tiles", "weights", "door"},
     "src/engine": {"base", "checkpoint", "text", "model", "tiles", "weights", "plan", "reference", "runtime",
                    "decode", "door"},
     "include/tessera": {"text"},

@@ -31,11 +31,9 @@ constexpr uint32_t kWaitMax = 512;
 // Of what was learnt about confidence, at each probe: the text may have changed since.
 constexpr double kProbeKept = 0.7;
 
-// What an earlier session learnt counts for this part, and as so many steps at most; and if it had
-// given up drafting, this one tries again after so many tokens at most.
+// What an earlier session learnt counts for this part, and as so many steps at most.
 constexpr double kInheritedKept = 0.5;
 constexpr double kInheritedSteps = 8;
-constexpr uint32_t kInheritedWaitMax = 64;
 
 // One-row steps for the baseline: soon while it is unmeasured, rarely afterwards, since prices
 // change with the context and with the machine's other work.
@@ -140,9 +138,11 @@ Controller::Controller(const ControllerOptions& options, const Costs& costs,
         trial_steps_ = kTrialSteps - kProbeSteps;
         return;
     }
+    // Goes on waiting where the other left off: texts may be shorter than the wait, and a probe in
+    // each would cost more than it can find.
     paused_ = true;
-    next_wait_ = std::min(before->next_wait, kInheritedWaitMax);
-    wait_ = next_wait_;
+    wait_ = before->wait;
+    next_wait_ = before->next_wait;
 }
 
 Controller::Plan Controller::plan(uint32_t suffix_length, uint32_t room) {

@@ -74,6 +74,7 @@ struct Experience {
     std::array<Acceptance, kSuffixClasses> suffix;
     RecentRate block;
     bool paused = false;
+    uint32_t wait = 0;  // plans until the next probe
     uint32_t next_wait = 0;
 };
 
@@ -119,7 +120,9 @@ class Controller {
     bool paused() const { return paused_; }
     uint32_t plans_until_probe() const { return paused_ ? wait_ : 0; }
 
-    Experience experience() const { return {calibration_, suffix_, block_, paused_, next_wait_}; }
+    Experience experience() const {
+        return {calibration_, suffix_, block_, paused_, wait_, next_wait_};
+    }
 
     struct Counters {
         uint64_t steps = 0;           // observed

@@ -1,46 +1,15 @@
 #include "decode/stream.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
 #include "base/check.h"
+#include "tiles/kernels.h"
 
 namespace tessera {
-namespace {
-
-// 2^x for x in [-126, 0]: the whole part goes to the exponent, a polynomial makes the rest.
-float exp2_negative(float x) {
-    const float whole = static_cast<float>(static_cast<int32_t>(x));  // towards 0: rest in (-1, 0]
-    const float rest = x - whole;
-    // Minimax of 2^rest on [-1, 0], error below 2e-4.
-    const float fraction = 1.0f + rest * (0.6929f + rest * (0.2367f + rest * 0.0441f));
-    const int32_t bits = (static_cast<int32_t>(whole) + 127) << 23;
-    float power;
-    std::memcpy(&power, &bits, sizeof power);
-    return power * fraction;
-}
-
-}  // namespace
-
 float probability(std::span<const float> logits, uint32_t token, float temperature) {
-    constexpr float kLog2E = 1.44269504f;
-    constexpr size_t kLanes = 16;
-    const float scale = kLog2E / (temperature > 0 ? temperature : 1.0f);
-    const float top = logits[token] * scale;  // in the ordinary case the highest
-    float lanes[kLanes] = {};
-    size_t i = 0;
-    for (; i + kLanes <= logits.size(); i += kLanes) {
-        for (size_t lane = 0; lane < kLanes; ++lane) {
-            const float x = logits[i + lane] * scale - top;
-            const float low = x < -100.0f ? -100.0f : x;
-            lanes[lane] += exp2_negative(low > 0.0f ? 0.0f : low);
-        }
-    }
-    float sum = 0;
-    for (; i < logits.size(); ++i)
-        sum += exp2_negative(std::clamp(logits[i] * scale - top, -100.0f, 0.0f));
-    for (const float lane : lanes) sum += lane;
+    const float scale = 1.0f / (temperature > 0 ? temperature : 1.0f);
+    const float sum = best_kernels().exp_sum(logits.data(), static_cast<uint32_t>(logits.size()),
+                                             scale, logits[token]);
     return 1.0f / std::max(sum, 1.0f);
 }
 

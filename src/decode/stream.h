@@ -26,8 +26,8 @@
 
 namespace tessera {
 
-// The probability [0, 1] of a token at a temperature (0: at 1), to about three digits: enough to
-// compare with others of its kind.
+// The probability [0, 1] of a token at a temperature (0: at 1); of one that is not the most likely,
+// more than it has, as if those more likely were as likely as it.
 float probability(std::span<const float> logits, uint32_t token, float temperature);
 
 class Stream {

@@ -183,6 +183,7 @@ const Kernels kTable = {
     gate,
     add_weighted,
     add_residual,
+    exp_sum,
     attend,
     merge};
 

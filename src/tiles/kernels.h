@@ -97,6 +97,9 @@ struct Kernels {
     // x[count] = bf16(x + bf16(update)): the residual stream, rounded where the model rounds it.
     void (*add_residual)(const float* update, uint32_t count, float* x);
 
+    // The sum of e^min(0, scale * (x - top)): of logits, what their probabilities are shares of.
+    float (*exp_sum)(const float* x, uint32_t count, float scale, float top);
+
     void (*attend)(const AttendTask& task);
 
     // One head's parts, in order, become its output: out[v_head_dim] = bf16(sum / total), as

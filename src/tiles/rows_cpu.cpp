@@ -127,4 +127,25 @@ void add_residual(const float* update, uint32_t count, float* x) {
     for (; i < count; ++i) x[i] = round_bf16(x[i] + round_bf16(update[i]));
 }
 
+float exp_sum(const float* x, uint32_t count, float scale, float top) {
+    const Floats scales = splat(scale), shift = splat(-scale * top);
+    // The smaller of 0 and y is minus the larger of 0 and -y.
+    const Floats zero = splat(0), minus = splat(-1.0f);
+    Floats sums = zero;
+    uint32_t i = 0;
+    for (; i + kUnitRows <= count; i += kUnitRows) {
+        const Floats y = mul_add(load(x + i), scales, shift);
+        sums = add(sums, exp_negative(mul(larger(mul(y, minus), zero), minus)));
+    }
+    float lanes[kUnitRows];
+    store(lanes, sums);
+    float sum = 0;
+    for (; i < count; ++i) {
+        const float y = scale * (x[i] - top);
+        sum += exp_negative(y < 0 ? y : 0.0f);
+    }
+    for (const float lane : lanes) sum += lane;
+    return sum;
+}
+
 }  // namespace tessera::TESSERA_ISA

@@ -22,6 +22,7 @@ void quantize_int8(const float* x, uint32_t blocks, Int8Block* out);
 void gate(const float* gate, const float* up, uint32_t count, float* out);
 void add_weighted(const float* x, float weight, uint32_t count, float* sum);
 void add_residual(const float* update, uint32_t count, float* x);
+float exp_sum(const float* x, uint32_t count, float scale, float top);
 void attend(const AttendTask& task);
 void merge(const float* values, const float* highest, const float* total, uint32_t parts,
            size_t value_stride, size_t number_stride, const float* sink, uint32_t v_head_dim,

@@ -327,6 +327,40 @@ TEST(Controller, InterruptionsDoNotPause) {
     EXPECT_EQ(controller.counters().pauses, 0u);
 }
 
+// -------------------------------------------------------------------------------- inheritance
+
+// A text that follows one on which drafting did not pay goes on with its pause; one that follows a
+// text on which it paid drafts at once, and gives up sooner than the first if this one is not like
+// it.
+TEST(Controller, BeginsWithWhatTheLastOneLearnt) {
+    const Costs costs = linear();
+    const auto run = [&](Controller& controller, uint32_t steps, uint32_t accepted) {
+        uint32_t drafted = 0;
+        for (uint32_t i = 0; i < steps; ++i)
+            drafted += step(controller, costs, 0, 0.9f, accepted).source == DraftSource::block;
+        return drafted;
+    };
+    Controller hopeless({Mode::automatic}, costs);
+    run(hopeless, 200, 0);
+    ASSERT_TRUE(hopeless.paused());
+    const Experience bad = hopeless.experience();
+    Controller after({Mode::automatic}, costs, &bad);
+    EXPECT_TRUE(after.paused());
+    EXPECT_EQ(after.plans_until_probe(), hopeless.plans_until_probe());
+    const uint32_t wait = after.plans_until_probe();
+    EXPECT_EQ(run(after, wait, 0), 0u);
+    EXPECT_GT(run(after, 4, 0), 0u) << "the probe comes when it would have come";
+
+    Controller good({Mode::automatic}, costs);
+    run(good, 100, 7);
+    const Experience kind = good.experience();
+    Controller next({Mode::automatic}, costs, &kind), first({Mode::automatic}, costs);
+    EXPECT_FALSE(next.paused());
+    const uint32_t drafts = run(next, 60, 0), anew = run(first, 60, 0);
+    EXPECT_GT(drafts, 0u);
+    EXPECT_LE(drafts, anew);
+}
+
 // ------------------------------------------------------------------------------------- suffixes
 
 TEST(Controller, TrustsLongerMatchesMore) {

@@ -261,6 +261,25 @@ TEST_P(RowKernels, AddResidualRoundsTheUpdateAndTheSum) {
     }
 }
 
+TEST_P(RowKernels, ExpSumIsTheSoftmaxDenominator) {
+    Draw draw(9);
+    for (const uint32_t count : {1u, 16u, 31u, 203u}) {
+        for (const float scale : {0.5f, 1.0f, 3.0f}) {
+            std::vector<float> x(count);
+            for (float& value : x) value = 20 * draw.unit();
+            const float top = *std::ranges::max_element(x);
+            double expected = 0, capped = 0;
+            for (const float value : x) {
+                expected += std::exp(double{scale} * (value - top));
+                capped += std::exp(std::min(0.0, double{scale} * (value - x[0])));
+            }
+            EXPECT_NEAR(kernels().exp_sum(x.data(), count, scale, top), expected, 1e-5 * expected);
+            // More likely ones count as 1.
+            EXPECT_NEAR(kernels().exp_sum(x.data(), count, scale, x[0]), capped, 1e-5 * capped);
+        }
+    }
+}
+
 INSTANTIATE_TEST_SUITE_P(EachIsa, RowKernels, testing::ValuesIn(kIsas), test::isa_test_name);
 
 }  // namespace
