@@ -2,6 +2,7 @@
 """Trains the DFlash drafter on the target's own text, and measures it.
 
     train/drafter.py MODEL OUT --minutes 9      after train/generate.py DATA MODEL OUT
+    train/drafter.py MODEL OUT --minutes 6 --init drafter.pt --rate 0.5 --seed 13      goes on from another
 
 Per row of text, random anchors; each gives a block [anchor, mask x 7] whose queries see the context
 strictly before the anchor, within the window, and their own block in both directions. Frozen:
@@ -189,6 +190,8 @@ def main():
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--config", type=Path, default=CONFIG, help="the shape (default: the bundled one)")
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--init", type=Path, help="a drafter.pt to go on from (default: random weights)")
+    parser.add_argument("--rate", type=float, default=1.0, help="of the peak learning rates")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     a = parser.parse_args()
@@ -202,6 +205,8 @@ def main():
     drafter = Drafter(shape).to(a.device)
     with torch.no_grad():
         drafter.mask.copy_(weights["embed"].float().std() * torch.randn_like(drafter.mask))
+    if a.init:
+        drafter.load_state_dict(torch.load(a.init, map_location=a.device))
     matrices = [drafter.fc] + [getattr(one, n) for one in drafter.layers for n in MATRICES]
     chosen = {id(p) for p in matrices}
     optimizer = MuonAdamW(matrices, [(p, 2e-3) for p in drafter.parameters() if id(p) not in chosen])
@@ -234,7 +239,7 @@ def main():
         value, hits = loss_fn(propose_fn(taps, anchors, embedding, w, shape), weights["head"], labels)
         value.backward()
         scale = min(1.0, (step + 1) / 100) * (1.0 if progress < 0.4 else (1 - progress) / 0.6)
-        optimizer.step(max(scale, 0.0))
+        optimizer.step(max(a.rate * scale, 0.0))
         step += 1
         if step % 20 == 0:
             if compiled:
