@@ -361,7 +361,7 @@ void bench_machine(const BenchOptions& options) {
     for (uint32_t t = 1; counts.empty() || (options.threads.empty() && counts.back() < all); ++t)
         counts.push_back(t);
     for (const uint32_t threads : counts) {
-        Workers workers(threads, true);
+        Workers workers(1, threads, true);
         std::vector<double> rates;
         for (uint32_t i = 0; i < options.repeats; ++i)
             rates.push_back(1e-9 * read_bandwidth(workers, subject.packed, options.seconds));

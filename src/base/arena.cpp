@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/topology.h"
 
 namespace tessera {
 namespace {
@@ -17,7 +18,7 @@ constexpr uint64_t kLargePage = uint64_t{2} << 20;
 
 }  // namespace
 
-Arena::Arena(uint64_t bytes) : bytes_(bytes) {
+Arena::Arena(uint64_t bytes, std::optional<uint32_t> node) : bytes_(bytes) {
     if (bytes == 0) return;
     // mmap aligns to small pages: what starts in the middle of a large one is not backed by one.
     const uint64_t asked = bytes + kLargePage;
@@ -34,6 +35,7 @@ Arena::Arena(uint64_t bytes) : bytes_(bytes) {
     if (first + asked > end) munmap(reinterpret_cast<void*>(end), first + asked - end);
     data_ = reinterpret_cast<std::byte*>(aligned);
     madvise(data_, bytes, MADV_HUGEPAGE);  // advice: small pages work too
+    if (node) prefer_node({data_, bytes}, *node);
 }
 
 Arena::Arena(Arena&& other) noexcept
