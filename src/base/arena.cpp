@@ -20,6 +20,8 @@ constexpr uint64_t kLargePage = uint64_t{2} << 20;
 
 Arena::Arena(uint64_t bytes, std::optional<uint32_t> node) : bytes_(bytes) {
     if (bytes == 0) return;
+    constexpr uint64_t kBytesMax = uint64_t{1} << 62;  // far beyond any address space; sums below
+    if (bytes > kBytesMax) fail("{} of memory cannot be had", bytes_text(bytes));
     // mmap aligns to small pages: what starts in the middle of a large one is not backed by one.
     const uint64_t asked = bytes + kLargePage;
     void* const start = mmap(nullptr, asked, PROT_READ | PROT_WRITE,
@@ -55,7 +57,7 @@ Arena::~Arena() {
 }
 
 std::byte* Arena::take(uint64_t bytes) {
-    CHECK(taken(bytes) <= bytes_ - used_);
+    CHECK(bytes <= bytes_ - used_ && taken(bytes) <= bytes_ - used_);  // the former: taken() wraps
     std::byte* const at = data_ + used_;
     used_ += taken(bytes);
     return at;
