@@ -56,11 +56,21 @@ PackOptions packing(uint32_t ranks) {
     return pack;
 }
 
-void refuse_more_than_memory(const Weights& weights, uint32_t ranks) {
-    const uint64_t bytes = packed_bytes(weights, ranks), available = available_memory_bytes();
+// All that can be refused, before anything is packed or measured.
+void check_request(const BenchOptions& options, const Weights& weights) {
+    if (const auto problem = ranks_problem(weights.shape, options.ranks))
+        fail("--ranks: {}", *problem);
+    const uint64_t bytes = packed_bytes(weights, options.ranks);
+    const uint64_t available = available_memory_bytes();
     if (bytes > available)
         fail("the weights take {}, this machine has {} available", bytes_text(bytes),
              bytes_text(available));
+    const uint32_t longest = std::ranges::max(options.contexts);
+    const auto cache = static_cast<uint64_t>(
+        step_traffic(weights.shape, {.rows = 1, .context = 1.0 * longest, .experts = 1}).cache);
+    if (cache > available - bytes)
+        fail("--context {}: its keys and values take {}, beside the weights this machine has {}",
+             longest, bytes_text(cache), bytes_text(available - bytes));
 }
 
 Subject load_subject(const BenchOptions& options) {
@@ -68,7 +78,7 @@ Subject load_subject(const BenchOptions& options) {
         const Shape shape = parse_shape(
             parse_json(read_text_file(options.synthetic), options.synthetic), options.synthetic);
         const SyntheticWeights made(shape, 1);
-        refuse_more_than_memory(made.weights(), options.ranks);
+        check_request(options, made.weights());
         return {std::filesystem::path(options.synthetic).stem().string(),
                 pack_weights(made.weights(), packing(options.ranks))};
     }
@@ -77,9 +87,13 @@ Subject load_subject(const BenchOptions& options) {
     const Checkpoint checkpoint = open_checkpoint(folder);
     const Weights weights =
         bind(checkpoint, parse_shape(checkpoint.config, (folder / "config.json").string()));
-    refuse_more_than_memory(weights, options.ranks);
+    check_request(options, weights);
     check_scales(checkpoint, weights.shape, available_threads());
     return {canonical(folder).filename().string(), pack_weights(weights, packing(options.ranks))};
+}
+
+bool reads_prompt(uint32_t rows) {
+    return rows > kDecodeRowsMax;
 }
 
 // One sequence that has read `context` tokens: their keys and values are random, since only how
@@ -93,7 +107,8 @@ class Runner {
         cache_.fill_random(context, 7);
     }
 
-    // A step of `rows` tokens after the context. Which tokens changes from step to step, so that
+    // A step of `rows` tokens after the context: verified, or more of them than that read as a
+    // prompt is, whose last row alone needs logits. Which tokens changes from step to step, so that
     // the experts do too.
     void step(uint32_t rows) {
         const uint32_t vocab = machine_.weights().shape.vocab;
@@ -104,7 +119,7 @@ class Runner {
             caches_[row] = &cache_;
         }
         machine_.step({std::span(tokens_).first(rows), std::span(positions_).first(rows),
-                       std::span(caches_).first(rows), 0});
+                       std::span(caches_).first(rows), reads_prompt(rows) ? rows - 1 : 0});
         experts_ += machine_.live_experts();
         ++steps_;
     }
@@ -145,6 +160,7 @@ struct Point {
 
     double bytes_per_second() const { return bytes / (1e-3 * ms.median); }
     double share() const { return bytes_per_second() / read_bandwidth; }
+    double rows_per_second() const { return 1e3 * rows / ms.median; }
 };
 
 // Where the workers' time goes, over some traced steps.
@@ -247,12 +263,19 @@ void print_points(const std::vector<Point>& points) {
         table.push_back(
             {fmt::format("{}", p.threads), fmt::format("{}", p.rows), fmt::format("{}", p.context),
              fmt::format("{:.3f}", p.ms.median), fmt::format("{:.3f}..{:.3f}", p.ms.low, p.ms.high),
-             fmt::format("{:.1f}", 1e3 * p.rows / p.ms.median), fmt::format("{:.1f}", p.experts),
+             fmt::format("{:.1f}", p.rows_per_second()), fmt::format("{:.1f}", p.experts),
              fmt::format("{:.2f}", 1e-9 * p.bytes_per_second()),
              fmt::format("{:.2f}", 1e-9 * p.read_bandwidth),
              fmt::format("{:.0f} %", 100 * p.share()), fmt::format("{:016x}", p.hash)});
     }
     print_table(table);
+    const char* gap = "\n";
+    for (const Point& p : points) {
+        if (!reads_prompt(p.rows)) continue;
+        fmt::print("{}prompt after {} tokens, {} at once, {} threads: {:.1f} tokens/s\n", gap,
+                   p.context, p.rows, p.threads, p.rows_per_second());
+        gap = "";
+    }
     fmt::print("\nshare of the workers' time by op:\n");
     for (const Point& p : points) {
         std::string line =
@@ -273,7 +296,8 @@ Json points_json(const std::vector<Point>& points) {
                         {"rows", p.rows},
                         {"context", p.context},
                         {"ms_per_step", spread_json(p.ms)},
-                        {"rows_per_second", 1e3 * p.rows / p.ms.median},
+                        {"rows_per_second", p.rows_per_second()},
+                        {"reads_prompt", reads_prompt(p.rows)},
                         {"experts_per_layer", p.experts},
                         {"bytes_per_step", p.bytes},
                         {"bytes_per_second", p.bytes_per_second()},
@@ -298,8 +322,7 @@ Chart chart_of(const std::string& name, const std::vector<Point>& points, bool o
                                      : fmt::format("{} rows, context {}", p.rows, p.context);
         auto found = std::ranges::find(chart.series, line, &Series::name);
         if (found == chart.series.end()) found = chart.series.insert(found, {line, {}});
-        found->points.emplace_back(over_contexts ? p.context : p.threads,
-                                   1e3 * p.rows / p.ms.median);
+        found->points.emplace_back(over_contexts ? p.context : p.threads, p.rows_per_second());
     }
     return chart;
 }
@@ -312,22 +335,26 @@ void bench_decode(const BenchOptions& options) {
     fmt::print("{}: {} packed in {:.1f} s; a token reads {} of weights\n\n", subject.name,
                bytes_text(subject.packed.bytes()), pack_seconds,
                bytes_text(static_cast<uint64_t>(one.weights())));
+    // How long a step takes does not depend on what a model was trained for.
+    const uint32_t longest = std::ranges::max(options.contexts);
+    if (longest > subject.packed.shape.context_max)
+        fmt::print(
+            "context {} is beyond the model's {}: measured, but no text would be good there\n\n",
+            longest, subject.packed.shape.context_max);
     std::vector<uint32_t> threads = options.threads;
     if (threads.empty()) threads = {available_threads()};
     std::vector<Point> points;
     for (const uint32_t count : threads) {
         for (const uint32_t rows : options.rows) {
-            for (const uint32_t context : options.contexts) {
-                if (rows == 0 || rows > kStepRowsMax)
-                    fail("--rows {}: expected 1 to {}", rows, kStepRowsMax);
+            for (const uint32_t context : options.contexts)
                 points.push_back(measure(subject, options, count, rows, context));
-            }
         }
     }
     print_points(points);
     Json found = {{"origin", origin()},
                   {"model", subject.name},
                   {"weight_bytes", subject.packed.bytes()},
+                  {"context_max", subject.packed.shape.context_max},
                   {"activations", options.activations},
                   {"isa", options.isa.empty() ? isa_name(best_kernels().isa) : options.isa},
                   {"ranks", options.ranks},
@@ -362,7 +389,7 @@ void bench_machine(const BenchOptions& options) {
     for (uint32_t t = 1; counts.empty() || (options.threads.empty() && counts.back() < all); ++t)
         counts.push_back(t);
     for (const uint32_t threads : counts) {
-        Workers workers(threads, true);
+        Workers workers(1, threads, true);
         std::vector<double> rates;
         for (uint32_t i = 0; i < options.repeats; ++i)
             rates.push_back(1e-9 * read_bandwidth(workers, subject.packed, options.seconds));
@@ -383,6 +410,7 @@ constexpr const char* kExamples = R"(Examples:
   tessera bench decode --reference                        the bundled model, 1 and 8 rows
   tessera bench decode --synthetic bench/shapes/synthetic.json
   tessera bench decode --threads 1 2 --context 1024 8192 32768 --json out.json --svg out.svg
+  tessera bench decode --rows 64 --context 0 1024         tokens/s of a prompt
   tessera bench activations FILE... --reference-tokens 4096
   tessera bench speculation --suite code edit             tokens/s with and without drafts
   tessera bench decode --rows 8 --trace step.json         a timeline for ui.perfetto.dev
@@ -416,10 +444,19 @@ void add_bench(CLI::App& program) {
     add_shared(decode);
     decode.footer(kExamples);
     decode.add_option("-m,--model", options->model, "Folder of a checkpoint (default: bundled)");
-    decode.add_option("--synthetic", options->synthetic,
-                      "A config.json: random weights of its shape");
-    decode.add_option("--rows", options->rows, "Rows of a step, 1 to 64")->capture_default_str();
-    decode.add_option("--context", options->contexts, "Tokens before the step")
+    decode
+        .add_option("--synthetic", options->synthetic, "A config.json: random weights of its shape")
+        ->excludes("--model");
+    decode
+        .add_option("--rows", options->rows,
+                    fmt::format("Rows of a step, 1 to {}; more than {} read a prompt", kStepRowsMax,
+                                kDecodeRowsMax))
+        ->check(CLI::Range(1u, kStepRowsMax))
+        ->capture_default_str();
+    decode
+        .add_option("--context", options->contexts,
+                    "Tokens before the step, also beyond the model's context")
+        ->check(CLI::Range(0u, 1u << 30))
         ->capture_default_str();
     decode.add_option("--ranks", options->ranks, "Groups of workers: 1, 2, 4 or 8")
         ->capture_default_str();
@@ -427,7 +464,8 @@ void add_bench(CLI::App& program) {
     decode.add_option("--activations", options->activations, "bf16 or int8")
         ->check(CLI::IsMember({"bf16", "int8"}))
         ->capture_default_str();
-    decode.add_flag("--reference", options->reference, "Time the reference too");
+    decode.add_flag("--reference", options->reference, "Time the reference too")
+        ->excludes("--synthetic");
     decode.add_option("--trace", options->trace, "Write a timeline of the last steps");
     decode.callback([options] { bench_decode(*options); });
     add_bench_activations(bench);

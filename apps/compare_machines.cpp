@@ -80,7 +80,7 @@ struct BitByBit {
 BitByBit bit_by_bit(const Walk& walk, const std::vector<Snapshot>& snapshots, uint32_t last_tile) {
     const Program& program = walk.program;
     BitByBit result;
-    Workers workers(program.workers(), true);
+    Workers workers(program.request.ranks, program.request.workers, true);
     std::vector<std::unique_ptr<Scratch>> scratch;
     for (uint32_t w = 0; w < workers.count(); ++w)
         scratch.push_back(std::make_unique<Scratch>(program.request));

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/topology.h"
 
 namespace tessera {
 namespace {
@@ -17,8 +18,10 @@ constexpr uint64_t kLargePage = uint64_t{2} << 20;
 
 }  // namespace
 
-Arena::Arena(uint64_t bytes) : bytes_(bytes) {
+Arena::Arena(uint64_t bytes, std::optional<uint32_t> node) : bytes_(bytes) {
     if (bytes == 0) return;
+    constexpr uint64_t kBytesMax = uint64_t{1} << 62;  // far beyond any address space; sums below
+    if (bytes > kBytesMax) fail("{} of memory cannot be had", bytes_text(bytes));
     // mmap aligns to small pages: what starts in the middle of a large one is not backed by one.
     const uint64_t asked = bytes + kLargePage;
     void* const start = mmap(nullptr, asked, PROT_READ | PROT_WRITE,
@@ -34,6 +37,7 @@ Arena::Arena(uint64_t bytes) : bytes_(bytes) {
     if (first + asked > end) munmap(reinterpret_cast<void*>(end), first + asked - end);
     data_ = reinterpret_cast<std::byte*>(aligned);
     madvise(data_, bytes, MADV_HUGEPAGE);  // advice: small pages work too
+    if (node) prefer_node({data_, bytes}, *node);
 }
 
 Arena::Arena(Arena&& other) noexcept
@@ -53,7 +57,7 @@ Arena::~Arena() {
 }
 
 std::byte* Arena::take(uint64_t bytes) {
-    CHECK(taken(bytes) <= bytes_ - used_);
+    CHECK(bytes <= bytes_ - used_ && taken(bytes) <= bytes_ - used_);  // the former: taken() wraps
     std::byte* const at = data_ + used_;
     used_ += taken(bytes);
     return at;

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 namespace tessera {
 
@@ -12,8 +13,9 @@ class Arena {
     static constexpr size_t kAlignment = 64;  // of what take() returns: a cache line
 
     Arena() = default;
-    // Throws Error if the address space is not to be had.
-    explicit Arena(uint64_t bytes);
+    // Throws Error if the address space is not to be had. With a node (see base/topology.h) its
+    // pages come from there, whoever touches them first.
+    explicit Arena(uint64_t bytes, std::optional<uint32_t> node = std::nullopt);
     Arena(Arena&& other) noexcept;
     Arena& operator=(Arena&& other) noexcept;
     ~Arena();

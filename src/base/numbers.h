@@ -17,6 +17,21 @@ namespace tessera {
 // How the elements of a stored matrix are written; scales stand beside fp8 and mxfp4.
 enum class Format : uint8_t { f32, bf16, fp8, mxfp4 };
 
+// Of one element, without its share of a scale.
+constexpr uint32_t element_bits(Format format) {
+    switch (format) {
+        case Format::f32:
+            return 32;
+        case Format::bf16:
+            return 16;
+        case Format::fp8:
+            return 8;
+        case Format::mxfp4:
+            return 4;
+    }
+    return 0;
+}
+
 // Storage only: arithmetic happens in float.
 struct bf16 {
     uint16_t bits = 0;

@@ -7,15 +7,12 @@
 #include <thread>
 #include <vector>
 
-#include <sched.h>
+#include "base/topology.h"
 
 namespace tessera {
 
 uint32_t available_threads() {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-    return static_cast<uint32_t>(std::max(1, CPU_COUNT(&set)));
+    return static_cast<uint32_t>(topology().cores.size());
 }
 
 void parallel_for(size_t count, uint32_t threads, const std::function<void(size_t)>& task) {

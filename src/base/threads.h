@@ -7,7 +7,7 @@
 
 namespace tessera {
 
-// Threads that this process may use at once, from its affinity mask: at least 1.
+// Threads worth having at once: physical cores that the calling thread may use, at least 1.
 uint32_t available_threads();
 
 // Calls task(i) for every i below `count`, each once, on `threads` threads, the calling one among

@@ -36,15 +36,15 @@ Format stored_format(const Shape& s, Linear linear, uint32_t layer) {
 }
 
 double matrix_bytes(Format format, double rows, double columns) {
+    const double elements = rows * columns, bytes = elements * element_bits(format) / 8;
     switch (format) {
         case Format::f32:
-            return 4 * rows * columns;
         case Format::bf16:
-            return 2 * rows * columns;
+            return bytes;
         case Format::fp8:
-            return rows * columns + 4 * blocks(rows) * blocks(columns);
+            return bytes + 4 * blocks(rows) * blocks(columns);
         case Format::mxfp4:
-            return rows * columns / 2 + rows * columns / kMxBlock;
+            return bytes + elements / kMxBlock;
     }
     return 0;
 }

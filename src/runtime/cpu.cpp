@@ -64,7 +64,7 @@ CpuMachine::CpuMachine(const PackedWeights& weights, const CpuOptions& options,
           Scratch& scratch = *(running_ == current_ ? scratch_ : draft_scratch_)[worker];
           running_->walk(worker, scratch, trace_, options_.adversary);
       }),
-      workers_(options.ranks * options.workers, options.pin) {
+      workers_(options.ranks, options.workers, options.pin) {
     const Kernels& kernels = options.kernels != nullptr ? *options.kernels : best_kernels();
     PlanRequest request;
     request.shape = weights.shape;

@@ -43,7 +43,7 @@ class CpuProgram {
 };
 
 struct CpuOptions {
-    uint32_t ranks = 1;
+    uint32_t ranks = 1;    // as many as the machine has memory nodes: each has one to itself
     uint32_t workers = 1;  // of each rank; the caller of step() is the first of the first rank
     uint32_t context = 0;  // positions of a sequence at most
     bool int8_activations = false;

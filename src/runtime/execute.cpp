@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/topology.h"
 #include "runtime/spans.h"
 
 namespace tessera {
@@ -49,8 +50,9 @@ Executor::Executor(const Program& program, const PackedWeights& weights, const K
       live_(shape_.layers) {
     const PlanRequest& r = program.request;
     CHECK(weights.ranks.size() == r.ranks);
+    const Topology here = topology();
     for (uint32_t rank = 0; rank < r.ranks; ++rank) {
-        arenas_.emplace_back(program.arena_bytes);
+        arenas_.emplace_back(program.arena_bytes, memory_node(here, rank, r.ranks));
         const auto view = [&]<typename T>(View<T>& to, Value value, uint32_t which = 0) {
             const Buffer& b = program.buffers[find_buffer(program, value, rank, which)];
             to = {arenas_[rank].data() + b.offset, b.row_bytes};

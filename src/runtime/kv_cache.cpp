@@ -2,11 +2,14 @@
 
 #include <cstring>
 
+#include "base/topology.h"
+
 namespace tessera {
 
 KvCache::KvCache(const Shape& shape, uint32_t ranks, uint32_t context)
     : layers_(shape.layers), context_(context) {
     const uint32_t chunks = (context + kChunkKeys - 1) / kChunkKeys;
+    const Topology here = topology();
     for (uint32_t rank = 0; rank < ranks; ++rank) {
         uint64_t page_bytes = 0, ring_bytes = 0;
         for (uint32_t i = 0; i < shape.layers; ++i) {
@@ -23,8 +26,8 @@ KvCache::KvCache(const Shape& shape, uint32_t ranks, uint32_t context)
             places_.push_back({paged, ring, bytes, head_bytes, key_bytes});
             bytes += head_bytes * attention_part(a, rank, ranks).kv_heads.count();
         }
-        rings_.emplace_back(ring_bytes);
-        page_memory_.emplace_back(page_bytes * chunks);
+        rings_.emplace_back(ring_bytes, memory_node(here, rank, ranks));
+        page_memory_.emplace_back(page_bytes * chunks, memory_node(here, rank, ranks));
         std::vector<std::byte*>& pages = pages_.emplace_back();
         for (uint32_t chunk = 0; chunk < chunks; ++chunk)
             pages.push_back(page_memory_.back().take(page_bytes));

@@ -1,11 +1,12 @@
 #include "runtime/workers.h"
 
-#include <algorithm>
+#include <optional>
 
 #include <pthread.h>
 #include <sched.h>
 
 #include "base/check.h"
+#include "base/topology.h"
 
 namespace tessera {
 namespace {
@@ -17,25 +18,12 @@ constexpr uint32_t kSpinsBeforePark = 5000;
 // A wait of a minute is a bug in a program that was proved to end: say who waits.
 constexpr uint64_t kYieldsMax = 200'000'000;
 
-void pin_to(pthread_t thread, int core) {
+void pin_to(pthread_t thread, uint32_t cpu) {
     cpu_set_t set;
     CPU_ZERO(&set);
-    CPU_SET(core, &set);
+    if (cpu >= CPU_SETSIZE) return;
+    CPU_SET(cpu, &set);
     pthread_setaffinity_np(thread, sizeof set, &set);  // advice: a refusal changes nothing
-}
-
-// Those that the process may use, the one that the caller runs on first: it stays there if nothing
-// else runs, and a worker pinned beside it on the same core would make every wait a time slice.
-std::vector<int> allowed_cores() {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    std::vector<int> cores;
-    if (sched_getaffinity(0, sizeof set, &set) != 0) return cores;
-    for (int core = 0; core < CPU_SETSIZE; ++core)
-        if (CPU_ISSET(core, &set)) cores.push_back(core);
-    const auto own = std::ranges::find(cores, sched_getcpu());
-    if (own != cores.end()) std::rotate(cores.begin(), own, own + 1);
-    return cores;
 }
 
 }  // namespace
@@ -51,12 +39,14 @@ void wait(const Event& event, uint64_t count) {
     }
 }
 
-Workers::Workers(uint32_t count, bool pin) {
-    CHECK(count > 0);
-    const std::vector<int> cores = allowed_cores();
+Workers::Workers(uint32_t groups, uint32_t each, bool pin) {
+    CHECK(groups > 0 && each > 0);
+    const uint32_t count = groups * each;
+    std::vector<std::optional<uint32_t>> cpus(count);
+    if (pin) cpus = place_workers(topology(), groups, each, static_cast<uint32_t>(sched_getcpu()));
     for (uint32_t worker = 1; worker < count; ++worker) {
         threads_.emplace_back([this, worker] { serve(worker); });
-        if (pin && cores.size() >= count) pin_to(threads_.back().native_handle(), cores[worker]);
+        if (cpus[worker]) pin_to(threads_.back().native_handle(), *cpus[worker]);
     }
 }
 

@@ -14,9 +14,9 @@ namespace tessera {
 
 class Workers {
   public:
-    // `count` workers, of whom the caller of everyone() is the first. With `pin` the others keep to
-    // cores of their own, where the process may use enough of them.
-    Workers(uint32_t count, bool pin);
+    // `groups` of `each` workers, of whom the caller of everyone() is the first. With `pin` the
+    // others keep to cores of their own, each group on a memory node: see place_workers.
+    Workers(uint32_t groups, uint32_t each, bool pin);
     ~Workers();
     Workers(const Workers&) = delete;
     Workers& operator=(const Workers&) = delete;

@@ -65,8 +65,8 @@ inline constexpr size_t kScoreStride = kChunkKeys + 2 * kUnitRows;
 struct Kernels {
     Isa isa;
 
-    // Reads every 64 bytes of [from, from + bytes) and adds it all up: what memory gives to a core
-    // that does nothing else.
+    // Reads all of [from, from + bytes) and adds up its 32-bit words, the last filled up with
+    // zeros: what memory gives to a core that does nothing else.
     uint32_t (*read)(const std::byte* from, size_t bytes);
 
     // out[row * stride + r] = the dot product of packed output row r with activations `row`:

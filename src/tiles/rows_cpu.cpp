@@ -43,10 +43,16 @@ static_assert(kMxBlock == 2 * kUnitRows);
 uint32_t read(const std::byte* from, size_t bytes) {
     // Four streams of a page each, as a matrix kernel's units are.
     Ints sums[4] = {splat_int(0), splat_int(0), splat_int(0), splat_int(0)};
-    for (size_t at = 0; at + 4 * kGroupBytes <= bytes; at += 4 * kGroupBytes) {
+    size_t at = 0;
+    for (; at + 4 * kGroupBytes <= bytes; at += 4 * kGroupBytes) {
         for (uint32_t i = 0; i < 4; ++i)
             sums[i] = add(sums[i], as_ints(load_words(from + at + i * kGroupBytes)));
     }
+    for (; at + kGroupBytes <= bytes; at += kGroupBytes)
+        sums[0] = add(sums[0], as_ints(load_words(from + at)));
+    std::byte last[kGroupBytes] = {};
+    for (size_t i = 0; at + i < bytes; ++i) last[i] = from[at + i];
+    sums[1] = add(sums[1], as_ints(load_words(last)));
     int32_t lanes[kUnitRows];
     store(lanes, add(add(sums[0], sums[1]), add(sums[2], sums[3])));
     uint32_t sum = 0;

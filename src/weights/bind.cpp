@@ -120,17 +120,7 @@ uint8_t touch(std::span<const std::byte> bytes) {
 }  // namespace
 
 uint64_t Matrix::row_bytes() const {
-    switch (format) {
-        case Format::f32:
-            return 4ull * columns;
-        case Format::bf16:
-            return 2ull * columns;
-        case Format::fp8:
-            return columns;
-        case Format::mxfp4:
-            return columns / 2;
-    }
-    return 0;
+    return uint64_t{columns} * element_bits(format) / 8;
 }
 
 uint64_t Matrix::scale_row(uint32_t row) const {

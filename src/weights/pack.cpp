@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/memory.h"
 #include "base/threads.h"
+#include "base/topology.h"
 
 namespace tessera {
 namespace {
@@ -332,9 +333,10 @@ namespace {
 template <typename Source>
 void fill(Layout& layout, const Source& weights, const PackOptions& options) {
     const auto ranks = static_cast<uint32_t>(layout.packed.ranks.size());
+    const Topology here = topology();
     for (uint32_t rank = 0; rank < ranks; ++rank) {
         PackedRank& out = layout.packed.ranks[rank];
-        out.arena = Arena(layout.arena_bytes(rank));
+        out.arena = Arena(layout.arena_bytes(rank), memory_node(here, rank, ranks));
         copy_vectors(weights, rank, ranks, out);
     }
     uint64_t total = 0;

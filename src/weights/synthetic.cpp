@@ -23,28 +23,17 @@ float unit(uint64_t seed, uint64_t i) {
         static_cast<double>(mix(seed + i * 0x9e3779b97f4a7c15u) >> 11) * 0x1p-52 - 1);
 }
 
-uint64_t stored_bytes(Format format, uint64_t rows, uint64_t columns) {
-    switch (format) {
-        case Format::f32:
-            return 4 * rows * columns;
-        case Format::bf16:
-            return 2 * rows * columns;
-        case Format::fp8:
-            return rows * columns;
-        case Format::mxfp4:
-            return rows * columns / 2;
-    }
-    return 0;
-}
-
 }  // namespace
 
 SyntheticWeights::SyntheticWeights(const Shape& s, uint64_t seed) {
-    // Each pool holds the largest matrix of its format from any start.
-    uint64_t largest[4] = {};
+    // Each pool holds the largest matrix of its format from any start; all begin at the first
+    // scale.
+    uint64_t largest[4] = {}, most_fp8_scales = 0;
     const auto room = [&](Format format, uint64_t rows, uint64_t columns) {
         uint64_t& bytes = largest[static_cast<size_t>(format)];
-        bytes = std::max(bytes, stored_bytes(format, rows, columns));
+        bytes = std::max(bytes, rows * columns * element_bits(format) / 8);
+        const auto blocks = [](uint64_t count) { return (count + kFp8Block - 1) / kFp8Block; };
+        most_fp8_scales = std::max(most_fp8_scales, blocks(rows) * blocks(columns));
     };
     const uint64_t heads_rows = std::max(s.full.q_rows(), s.sliding.q_rows());
     const uint64_t o_columns = std::max(s.full.o_columns(), s.sliding.o_columns());
@@ -75,10 +64,7 @@ SyntheticWeights::SyntheticWeights(const Shape& s, uint64_t seed) {
         byte = static_cast<std::byte>(mix(seed + 2 + i++ * 0x9e3779b97f4a7c15u) % 248 & 0xf7);
     for (uint64_t i = 0; auto& byte : pools_[static_cast<size_t>(Format::mxfp4)])
         byte = static_cast<std::byte>(mix(seed + 3 + i++ * 0x9e3779b97f4a7c15u) & 255);
-    const uint64_t blocks = (heads_rows + s.dense_width + s.hidden) / kFp8Block + 4;
-    const uint64_t widest =
-        std::max<uint64_t>({s.hidden, o_columns, s.dense_width}) / kFp8Block + 2;
-    fp8_scales_.resize(4 * blocks * widest);
+    fp8_scales_.resize(4 * most_fp8_scales);
     for (uint64_t i = 0; i < fp8_scales_.size() / 4; ++i) {
         const float scale = size / 80.0f * (1.0f + 0.2f * unit(seed + 4, i));
         std::memcpy(&fp8_scales_[4 * i], &scale, 4);

@@ -15,6 +15,7 @@ import tempfile
 import termios
 import time
 import unittest
+import xml.etree.ElementTree
 
 DEADLINE_S = 300
 PROMPT = "def add(a, b):"
@@ -190,6 +191,58 @@ class Explain(unittest.TestCase):
 
     def test_help_shows_an_example(self):
         self.assertIn("tessera explain --shape mimo-v2.5-pro --ranks 8 --drafter", tessera("explain", "--help").stdout)
+
+
+class Bench(unittest.TestCase):
+    """That every figure is there; what they are is no test's business."""
+
+    def points(self, *arguments):
+        with tempfile.TemporaryDirectory() as folder:
+            files = [f"{folder}/out.json", f"{folder}/out.svg"]
+            done = tessera("bench", "decode", "--seconds", "0.01", "--repeats", "1", *arguments,
+                           "--json", files[0], "--svg", files[1])
+            self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+            with open(files[0]) as file:
+                found = json.load(file)
+            self.chart = xml.etree.ElementTree.parse(files[1])
+        self.said = done.stdout
+        return found["points"]
+
+    def expect_every_point(self, *source):
+        points = self.points(*source, "--rows", "1", "--context", "1024", "8192", "32768", "--threads", "1", "2")
+        self.assertEqual([(p["threads"], p["context"]) for p in points],
+                         [(t, c) for t in (1, 2) for c in (1024, 8192, 32768)])
+        for p in points:
+            self.assertTrue(0 < p["ms_per_step"]["low"] <= p["ms_per_step"]["high"] and p["bytes_per_step"] > 0, p)
+            self.assertFalse(p["reads_prompt"])
+        for one, two in zip(points[:3], points[3:]):  # a row's bits do not depend on the threads
+            self.assertEqual(one["logits_hash"], two["logits_hash"])
+        names = [text.text for text in self.chart.getroot().iter("{http://www.w3.org/2000/svg}text")]
+        for mark in ("1024", "8192", "32768", "1 rows, 1 threads", "1 rows, 2 threads"):
+            self.assertIn(mark, names)
+
+    def test_contexts_beyond_the_models_are_measured(self):
+        self.expect_every_point("--model", model)
+        self.assertIn("context 32768 is beyond the model's 2048: measured", self.said)
+
+    def test_random_weights_of_a_shape(self):
+        self.expect_every_point("--synthetic", model + "/config.json")
+
+    def test_a_prompt_is_told_in_tokens(self):
+        points = self.points("--model", model, "--rows", "8", "64", "--threads", "2")
+        self.assertEqual([p["reads_prompt"] for p in points], [False, True])
+        self.assertEqual(self.said.count("tokens/s"), 1)
+        self.assertIn("prompt after 64 tokens, 64 at once, 2 threads: ", self.said)
+        self.assertNotIn("beyond the model's", self.said)
+
+    def test_refusals_come_first_and_name_the_flag(self):
+        for words, *arguments in (["--ranks: 3 ranks: expected 1, 2, 4 or 8", "--ranks", "3"],
+                                  ["--rows: Value 65 not in range 1 to 64", "--rows", "65"],
+                                  ["--context 1073741824: its keys and values take", "--context", "1073741824"],
+                                  ["--synthetic excludes --reference", "--synthetic", "x.json", "--reference"]):
+            done = tessera("bench", "decode", *arguments)
+            self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), done.stderr)
+            self.assertIn(words, done.stderr)
 
 
 class Compare(unittest.TestCase):

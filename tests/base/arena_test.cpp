@@ -60,6 +60,7 @@ TEST(ArenaDeathTest, MoreThanItHasIsABug) {
     EXPECT_DEATH(arena.take(1), "broken fact");
     Arena small(100);  // no two whole cache lines
     EXPECT_DEATH(small.take(65), "broken fact");
+    EXPECT_DEATH(small.take(UINT64_MAX), "broken fact");  // which taken() wraps to nothing
     Arena none;
     EXPECT_DEATH(none.take(1), "broken fact");
 }
@@ -100,12 +101,16 @@ TEST(Arena, CostsWhatIsTouched) {
 }
 
 TEST(Arena, MoreThanTheAddressSpaceIsAnError) {
-    try {
-        Arena arena(uint64_t{1} << 60);
-        FAIL() << "an arena of 2^60 bytes";
-    } catch (const Error& error) {
-        EXPECT_NE(std::string(error.what()).find("of memory cannot be had"), std::string::npos)
-            << error.what();
+    constexpr uint64_t kLargest = UINT64_MAX;
+    for (const uint64_t bytes : {uint64_t{1} << 60, (uint64_t{1} << 62) + 1, kLargest - (4 << 20),
+                                 kLargest - (2 << 20), kLargest - 4095, kLargest}) {
+        try {
+            Arena arena(bytes);
+            FAIL() << "an arena of " << bytes << " bytes";
+        } catch (const Error& error) {
+            EXPECT_NE(std::string(error.what()).find("of memory cannot be had"), std::string::npos)
+                << error.what();
+        }
     }
 }
 
