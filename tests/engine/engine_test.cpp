@@ -128,7 +128,8 @@ TEST(Load, PeakMemoryIsTheWeights) {
 #ifdef __SANITIZE_ADDRESS__
     GTEST_SKIP() << "the sanitizer's own memory is not the engine's";
 #endif
-    constexpr uint64_t kAllowance = uint64_t{12} << 20;
+    // 12 MiB for all else, and what the fp8 weights of so small a model grow by when unpacked.
+    constexpr uint64_t kAllowance = uint64_t{12 + 6} << 20;
     std::ofstream("/proc/self/clear_refs") << 5;  // the peak starts again from here
     const uint64_t before = process_bytes("VmHWM:");
     ASSERT_GT(before, 0u);
