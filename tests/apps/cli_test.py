@@ -7,6 +7,7 @@ generous, so that a sanitized build passes too.
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -80,6 +81,22 @@ class Once(unittest.TestCase):
         self.assertEqual(run("--stop", "\x01", "--stop", stop, PROMPT).stdout,
                          text[:text.index(stop)])
         self.assertIn("stop string", run("--stop", stop, PROMPT).stderr)
+
+    def test_speculation_changes_no_text(self):
+        off = self.text("--speculate", "off", PROMPT, tokens=48)
+        # A stop that lies inside a block, wherever blocks begin: some of these do.
+        for mode in ("auto", "1", "7"):
+            self.assertEqual(self.text("--speculate", mode, PROMPT, tokens=48), off)
+            for at in (5, len(off) // 3, len(off) // 2):
+                stop = off[at:at + 4]
+                found = run("--speculate", mode, "--stop", stop, PROMPT, tokens=48)
+                expected = run("--speculate", "off", "--stop", stop, PROMPT, tokens=48)
+                self.assertEqual(found.stdout, expected.stdout)
+                # Nothing behind the match was counted.
+                counts = [re.search(r"; (\d+) tokens at.*(hash \w+)", done.stderr).groups()
+                          for done in (found, expected)]
+                self.assertEqual(*counts)
+        self.assertIn("expected auto, off or 1 to 7", run("--speculate", "8", PROMPT).stderr)
 
     def test_stop_understands_backslash_n(self):
         text = self.text(PROMPT)

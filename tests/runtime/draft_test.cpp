@@ -161,6 +161,10 @@ TEST(Draft, DoesNotDependOnWorkersNorOnHowContextCame) {
         EXPECT_EQ(drafted(three, pair, taps, 64), expected) << c.name;
         EXPECT_EQ(drafted(three, pair, taps, 7), expected) << c.name;
         EXPECT_EQ(drafted(one, pair, taps, 1), expected) << c.name;
+        CpuOptions delayed = options(1, 3);
+        delayed.adversary = 77;
+        CpuMachine dawdling(target, delayed, &packed);
+        EXPECT_EQ(drafted(dawdling, pair, taps, 7), expected) << c.name << ", with delays";
         EXPECT_NE(drafted(one, pair, taps, 64, 18), expected) << c.name << ": another anchor";
     }
 }
