@@ -139,8 +139,10 @@ size_t Sampler::nucleus(std::span<float> logits, float top, const Weight& weight
     // the others, which are few. To sort all took five times as long.
     const double tail = (1 - double{sampling_.top_p}) * total / static_cast<double>(logits.size());
     const double least = top + sampling_.temperature * std::log(tail);
-    const auto rest = std::ranges::partition(logits, [&](float logit) { return logit >= least; });
-    const std::span<float> likely(logits.begin(), rest.begin());
+    // clang 14 cannot compile the ranges' partition of this library.
+    const auto rest =
+        std::partition(logits.begin(), logits.end(), [&](float logit) { return logit >= least; });
+    const std::span<float> likely(logits.begin(), rest);
     std::ranges::sort(likely, std::greater<>());
     double sum = 0;
     size_t count = 0;
