@@ -6,6 +6,7 @@
 #include "tiles/kernels.h"
 
 namespace tessera {
+
 float probability(std::span<const float> logits, uint32_t token, float temperature) {
     const float scale = 1.0f / (temperature > 0 ? temperature : 1.0f);
     const float sum = best_kernels().exp_sum(logits.data(), static_cast<uint32_t>(logits.size()),

@@ -40,6 +40,7 @@ class Backend {
 
     virtual bool has_drafter() const { return false; }
     virtual uint32_t draft_window() const { return 0; }  // tokens that the drafter looks back
+    virtual uint32_t draft_block() const { return 0; }   // rows: the anchor and what it drafts
     virtual void catch_up(Text&) {}
     virtual void draft(Text&, Token) {}
     virtual std::span<const float> draft_logits(uint32_t) { return {}; }

@@ -49,6 +49,9 @@ class CpuBackend : public Backend {
         const uint32_t window = weights_->drafter->drafter->attention.window;
         return window > 0 ? window : UINT32_MAX;
     }
+    uint32_t draft_block() const override {
+        return has_drafter() ? weights_->drafter->drafter->block : 0;
+    }
     void catch_up(Text& text) override { decoder_.catch_up(static_cast<Fast&>(text).sequence); }
     void draft(Text& text, Token anchor) override {
         decoder_.draft(static_cast<Fast&>(text).sequence, anchor);

@@ -26,6 +26,9 @@ ControllerOptions controller_options(const Speculation& speculation, const Backe
                                                            : Mode::automatic;
     options.max_draft = std::clamp(speculation.max_draft, 1u, kRowsMax - 1);
     options.has_drafter = backend.has_drafter();
+    // A published block may be shorter than what a step can verify: it has no slots beyond.
+    if (options.has_drafter)
+        options.max_draft = std::min(options.max_draft, backend.draft_block() - 1);
     if (!backend.has_drafter() && options.mode == Mode::fixed) options.mode = Mode::off;
     return options;
 }

@@ -2,12 +2,16 @@
 // alone or in company, after coming back to an earlier turn, and at every kind of end.
 // `tessera bench speculation --lossless` is the long form.
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/json.h"
+#include "checkpoint/scratch_folder.h"
 #include "tessera/session.h"
 
 namespace tessera {
@@ -75,6 +79,29 @@ TEST(Speculation, ChangesNoToken) {
                     << prompt << ", T " << sampling.temperature << ", max " << mode.max_draft;
         }
     }
+}
+
+// Of the bundled drafter's block only four rows: three slots, whatever is asked for.
+TEST(Speculation, ABlockMayBeShorterThanAStep) {
+    const test::ScratchFolder folder;
+    std::filesystem::copy(TESSERA_MODEL, folder.path() / "model",
+                          std::filesystem::copy_options::recursive);
+    const std::filesystem::path config = folder.path() / "model" / "dflash" / "config.json";
+    std::ifstream in(config);
+    Json changed = Json::parse(in);
+    changed["block_size"] = changed["dflash_config"]["block_size"] = 4;
+    std::ofstream(config) << changed;
+    const Model model = Model::load(folder.path() / "model");
+    const std::vector<Token> prompt = model.encode(kPrompts[1]);
+    std::vector<std::vector<Token>> texts;
+    for (const Speculation& mode : {kOff, Speculation{Speculate::kFixed}, Speculation{}}) {
+        Session session(model, {}, mode);
+        session.append(prompt);
+        texts.push_back(take(session, 40));
+        EXPECT_EQ(session.stats().verified[3], 0u);
+    }
+    EXPECT_EQ(texts[1], texts[0]);
+    EXPECT_EQ(texts[2], texts[0]);
 }
 
 TEST(Speculation, AcceptsWhatItDrafts) {
