@@ -66,7 +66,7 @@ struct PackedWeights {
 };
 
 // fp8 weights as they are, or turned into the bf16 values that the published model rounds them to.
-// Twice the bytes, but half of an fp8 kernel's time is unpacking: that pays where arithmetic and
+// Twice the bytes, but a third of an fp8 kernel's time is unpacking: that pays where arithmetic and
 // not memory is the limit, in a model that stays in the last cache.
 enum class Fp8 : uint8_t { keep, unpack, unpack_in_cache };
 
