@@ -15,7 +15,7 @@ nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,power.draw,tempe
 # 9.0 -> 90a: the code that only this architecture has. The host's compiler may be newer than those we
 # keep free of warnings.
 capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 || echo 9.0)
-HOST_FLAGS=-w "$here/compile" "$scratch/ground" "${capability/./}a" > "$out/build.txt" 2>&1 || {
+HOST_FLAGS=-w "$here/../../scripts/compile-cuda" "$here/ground.cu" "$scratch/ground" "${capability/./}a" > "$out/build.txt" 2>&1 || {
     cat "$out/build.txt" >&2
     exit 1
 }

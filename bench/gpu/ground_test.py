@@ -51,8 +51,8 @@ def check_compiler(compile_script, scratch):
     def compiled(width, unused):
         source = scratch / "kernel.cu"
         source.write_text(KERNEL.replace("WIDTH", str(width)).replace("UNUSED", unused))
-        return subprocess.run([compile_script, scratch / "kernel", "90a"], capture_output=True, text=True,
-                              env={**os.environ, "SOURCE": str(source)}, timeout=120)
+        return subprocess.run([compile_script, source, scratch / "kernel", "90a"], capture_output=True,
+                              text=True, timeout=120)
 
     run = compiled(4, "")
     assert run.returncode == 0, run.stderr

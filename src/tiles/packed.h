@@ -72,11 +72,11 @@ struct PackedMatrix {
     uint32_t columns = 0;  // without padding
     const std::byte* data = nullptr;
 
-    uint32_t units() const { return (rows + kUnitRows - 1) / kUnitRows; }
-    uint32_t panels() const { return (columns + kPanelColumns - 1) / kPanelColumns; }
-    uint64_t unit_bytes() const { return uint64_t{panels()} * panel_bytes(format); }
-    uint64_t bytes() const { return units() * unit_bytes(); }
-    const std::byte* unit(uint32_t index) const { return data + index * unit_bytes(); }
+    constexpr uint32_t units() const { return (rows + kUnitRows - 1) / kUnitRows; }
+    constexpr uint32_t panels() const { return (columns + kPanelColumns - 1) / kPanelColumns; }
+    constexpr uint64_t unit_bytes() const { return uint64_t{panels()} * panel_bytes(format); }
+    constexpr uint64_t bytes() const { return units() * unit_bytes(); }
+    constexpr const std::byte* unit(uint32_t index) const { return data + index * unit_bytes(); }
 };
 
 // 32 activations as integers with their scale, the other side of an mxfp4 block: products of whole

@@ -64,4 +64,26 @@ struct RouteRule {
 void route(const float* logits, uint64_t stride, uint32_t rows, const RouteShape& shape,
            const RouteRule& rule, const Routes& routes);
 
+// ---- The GPU's form, in a block's shared memory: fixed sizes, and every block routes for itself ----
+
+namespace gpu {
+
+inline constexpr uint32_t kRouteRows = 8, kRouteChoices = 8, kRouteExperts = 512;
+inline constexpr uint32_t kRoutePairs = kRouteRows * kRouteChoices;
+inline constexpr uint32_t kNoPair = 255;
+
+// Slots are filled in ascending order
+// of expert. A pair is row * per_token + choice.
+struct alignas(8) Routing {
+    uint32_t live;
+    uint16_t expert[kRoutePairs];           // by slot
+    uint8_t pair[kRoutePairs][kRouteRows];  // by slot and row: the pair, or kNoPair
+    uint8_t order[kRoutePairs];             // a row's pairs by ascending expert
+    float weight[kRoutePairs];              // by pair
+    uint16_t chosen[kRoutePairs];           // by pair: its expert
+    uint32_t wanted[kRouteExperts / 32];    // a bit an expert
+};
+
+}  // namespace gpu
+
 }  // namespace tessera

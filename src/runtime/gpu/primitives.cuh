@@ -75,6 +75,17 @@ __device__ inline uint64_t signal_and_count(uint64_t* event) {
     return before + 1;
 }
 
+// Arrives at a counter that `count` blocks arrive at, and says whether this was the last of them. It
+// wraps: the next round finds zero. Release and acquire as signal_and_count.
+__device__ inline bool arrive_last(uint32_t* counter, uint32_t count) {
+    uint32_t before;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(counter), "r"(count - 1)
+                 : "memory");
+    return before == count - 1;
+}
+
 // Acquire at GPU scope: pairs with the release above. It also drops the SM's first cache, so that
 // plain loads of the whole block see the writes, once a barrier has told the block.
 __device__ inline uint64_t count_of(const uint64_t* event) {
@@ -194,14 +205,20 @@ __device__ inline void page_load(void* page, const void* from, uint32_t bytes, P
         : "memory");
 }
 
-__device__ inline void page_load(void* page, const void* from, uint32_t bytes, PageBarrier* full,
+// One of several copies to a page, which arrive_expecting has armed for all of them.
+__device__ inline void page_part(void* page, const void* from, uint32_t bytes, PageBarrier* full,
                                  uint64_t l2_policy) {
-    arrive_expecting(full, bytes);
     asm volatile(
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
         "[%0], [%1], %2, [%3], %4;" ::"r"(shared_address(page)),
         "l"(from), "r"(bytes), "r"(shared_address(full)), "l"(l2_policy)
         : "memory");
+}
+
+__device__ inline void page_load(void* page, const void* from, uint32_t bytes, PageBarrier* full,
+                                 uint64_t l2_policy) {
+    arrive_expecting(full, bytes);
+    page_part(page, from, bytes, full, l2_policy);
 }
 
 // Copies a slice to the same place in every block of the cluster that `blocks` names; each armed

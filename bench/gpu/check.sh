@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# bench/gpu/check.sh BUILD OUT: the GPU's tests and figures, from a build that was made here or elsewhere
+# (BUILD/tests/gpu_tests, BUILD/bench/gpu_steps). In order: tests; the tests once more under
+# compute-sanitizer where it is (small shapes); the card's ceiling; the bundled model; one rank of eight of
+# V2.5-Pro with random weights (74 GB). About eight minutes on an H100. OUT gets a log and JSON of each.
+set -uo pipefail
+build=${1:?usage: bench/gpu/check.sh BUILD OUT} out=${2:?usage: bench/gpu/check.sh BUILD OUT}
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+mkdir -p "$out"
+export PATH=$PATH:/usr/local/cuda/bin
+failed=0
+step() {
+    local name=$1
+    shift
+    echo "== $name"
+    local began=$SECONDS
+    timeout "${LIMIT:-240}" "$@" > "$out/$name.txt" 2>&1 || { failed=1; echo "FAILED ($?)"; }
+    tail -n "${LINES_SHOWN:-12}" "$out/$name.txt"
+    echo "-- $((SECONDS - began)) s"
+}
+model=$here/../../models/tessera-mini
+step tests "$build/tests/gpu_tests" --gtest_brief=1
+if command -v compute-sanitizer > /dev/null && [ -z "${NO_SANITIZER:-}" ]; then
+    for tool in memcheck racecheck synccheck; do
+        LIMIT=150 step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/tests/gpu_tests" \
+            --gtest_brief=1 --gtest_filter='*ForTheSanitizer*'
+    done
+fi
+"$here/ground.sh" "$out/ground" > "$out/ground.txt" 2>&1 || failed=1
+ceiling=$(python3 -c "
+import json, sys
+groups = json.load(open('$out/ground/ground.json'))['groups']
+rates = [f['median'] for g in groups if g['group'] == 'stream' for f in g['figures'] if f.get('unit') == 'GB/s']
+print(max(rates))" 2> /dev/null || echo 0)
+echo "== ceiling: $ceiling GB/s"
+LINES_SHOWN=60 step bundled "$build/bench/gpu_steps" --model "$model" --context 1024 --rows 1,8 \
+    --ceiling "$ceiling" --json "$out/bundled.json"
+LINES_SHOWN=120 step pro "$build/bench/gpu_steps" --ceiling "$ceiling" --json "$out/pro.json"
+exit $failed

@@ -1,0 +1,156 @@
+// The phase of attention: which tasks there are, who does them, and how their parts become one. A task
+// is a kv head, 16 of its queries, and one chunk of keys; whoever finishes the last chunk of 16 queries
+// merges them.
+#pragma once
+
+#include "runtime/gpu/block.cuh"
+#include "tiles/attention_gpu.cuh"
+
+namespace tessera::gpu {
+
+// What row `row` of the run sees: its own position and before, or in a drafted block all of it.
+__device__ inline Seen seen_by(const Heads& h, const Run& run, bool draft, uint32_t row) {
+    const uint32_t position = run.position + row;
+    const uint32_t first = h.window != 0 && position >= h.window ? position - h.window + 1 : 0;
+    return {max(first, run.seen_from), (draft ? run.position + run.rows - 1 : position) + 1};
+}
+
+// The tasks of a run of rows.
+struct Tasks {
+    uint32_t queries;  // of a kv head: query head * rows + row
+    uint32_t tiles;    // of kQueries queries
+    uint32_t first_chunk, chunks;
+
+    __device__ Tasks(const Heads& h, const Run& run, bool draft)
+        : queries(h.group() * run.rows),
+          tiles((queries + kQueries - 1) / kQueries),
+          first_chunk(seen_by(h, run, draft, 0).first / h.chunk),
+          chunks((run.position + run.rows - 1) / h.chunk - first_chunk + 1) {}
+
+    __device__ uint32_t count(const Heads& h) const { return h.kv_heads * tiles * chunks; }
+};
+
+struct Task {
+    uint32_t kv, tile, chunk, chunks;
+    uint32_t index;  // of the 16 queries, over all runs
+};
+
+// Warps that share keys, each with sums for kValueDims dims; and the parts that a chunk's warps make.
+__device__ inline uint32_t sharers(const Heads& h) {
+    return (h.v_head_dim + kValueDims - 1) / kValueDims;
+}
+__device__ inline uint32_t block_parts(const Heads& h) {
+    return kConsumers / sharers(h);
+}
+
+// Where a part of the block lies; behind them lie the queries.
+__device__ inline float* part_at(const View& b, const Heads& h, uint32_t part) {
+    return reinterpret_cast<float*>(b.activations()) + part * part_floats(h.v_head_dim);
+}
+
+// One warp's tiles of the chunk.
+__device__ inline void attend_chunk(const View& b, const Phase& p, const Run& run, const Task& task,
+                                    uint32_t begin) {
+    const Heads& h = b.heads(p);
+    const uint32_t warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4;
+    auto* const operands = reinterpret_cast<uint4*>(part_at(b, h, block_parts(h)));
+    const uint16_t* from[2];
+    Seen seen[2];
+#pragma unroll
+    for (uint32_t half = 0; half < 2; ++half) {
+        const uint32_t query = task.tile * kQueries + g + 8 * half;
+        const bool exists = query < h.group() * run.rows;
+        const uint32_t head = task.kv * h.group() + query / run.rows, row = query % run.rows;
+        from[half] = exists ? b.net.query + (uint64_t{run.first + row} * h.heads + head) * h.head_dim
+                            : nullptr;
+        seen[half] = exists ? seen_by(h, run, b.net.draft, row) : Seen{0, 0};
+    }
+    for (uint32_t step = warp; step * 16 < h.head_dim; step += kConsumers)
+        store_queries(from[0], from[1], step, operands);
+    sync_consumers();
+    const uint32_t first = seen_by(h, run, b.net.draft, 0).first;
+    const uint32_t end = min(begin + h.chunk, run.position + run.rows);
+    const std::byte* const keys = b.cache_head(p, run.cache, task.kv);
+    const std::byte* const values = keys + p.cache.key_bytes(h);
+    const uint32_t part = warp / sharers(h), first_dim = warp % sharers(h) * kValueDims;
+    AttentionSums sums;
+    for (uint32_t at = begin + part * kKeyTile; at < end; at += block_parts(h) * kKeyTile) {
+        if (at + kKeyTile <= first) continue;
+        const uint32_t place = at % p.cache.ring;
+        attend_tile(operands,
+                    {keys + uint64_t{place} * h.head_dim * 2,
+                     values + uint64_t{place} * h.v_head_dim * 2, at},
+                    seen, h.head_dim, h.v_head_dim, first_dim, h.scale * kLog2e, sums);
+    }
+    store_part(sums, h.v_head_dim, first_dim, part_at(b, h, part));
+}
+
+// Writes value `dim` of a query's output.
+__device__ inline void mix(const View& b, const Phase& p, const Run& run, const Task& task,
+                           uint32_t query, uint32_t dim, const Merged& merged) {
+    const Heads& h = b.heads(p);
+    const uint32_t at = task.tile * kQueries + query;
+    if (at >= h.group() * run.rows) return;
+    const uint32_t head = task.kv * h.group() + at / run.rows, row = run.first + at % run.rows;
+    const float sink = p.vector != nullptr ? __ldg(p.vector + head) : -INFINITY;
+    b.net.mixed[(uint64_t{row} * h.heads + head) * h.v_head_dim + dim] =
+        static_cast<uint16_t>(to_bf16_bits(attention_output(merged, sink)));
+}
+
+// Task `next` of the run, whose first 16 queries are the step's `first_tile`.
+__device__ inline void attend_task(const View& b, const Phase& p, const Run& run, const Tasks& tasks,
+                                   uint32_t next, uint32_t first_tile) {
+    const Heads& h = b.heads(p);
+    const uint32_t width = h.v_head_dim;
+    const uint32_t tile = next / tasks.chunks;
+    const Task task{tile / tasks.tiles, tile % tasks.tiles, next % tasks.chunks, tasks.chunks,
+                    first_tile + tile};
+    attend_chunk(b, p, run, task, (tasks.first_chunk + task.chunk) * h.chunk);
+    sync_consumers();
+    // The chunk's part, or, if there is one chunk, the output.
+    float* const parts =
+        b.net.parts + uint64_t{task.index} * b.net.part_chunks * part_floats(width);
+    float* const part = parts + uint64_t{task.chunk} * part_floats(width);
+    for (uint32_t i = threadIdx.x; i < kQueries * width; i += kConsumerThreads) {
+        const uint32_t query = i / width, dim = i % width;
+        const Merged merged = merge_parts(part_at(b, h, 0), part_floats(width), block_parts(h),
+                                          query, dim, width);
+        if (task.chunks == 1) {
+            mix(b, p, run, task, query, dim, merged);
+            continue;
+        }
+        if (dim == 0) {
+            part[query] = merged.highest;
+            part[kQueries + query] = merged.total;
+        }
+        part[2 * kQueries + i] = merged.value;
+    }
+    sync_consumers();
+    if (task.chunks == 1) return;
+    if (threadIdx.x == 0)
+        *b.last() = arrive_last(&b.net.arrivals[p.counters + task.index], task.chunks);
+    sync_consumers();
+    if (!*b.last()) return;
+    for (uint32_t i = threadIdx.x; i < kQueries * width; i += kConsumerThreads) {
+        const uint32_t query = i / width, dim = i % width;
+        mix(b, p, run, task, query, dim,
+            merge_parts(parts, part_floats(width), task.chunks, query, dim, width));
+    }
+    sync_consumers();
+}
+
+__device__ inline void attend(const View& b, const Phase& p) {
+    const Heads& h = b.heads(p);
+    uint32_t next = blockIdx.x, tiles = 0;
+    for (uint32_t i = 0; i < b.step().runs; ++i) {
+        const Run& run = b.step().run[i];
+        const Tasks tasks(h, run, b.net.draft);
+        const uint32_t count = tasks.count(h);
+        for (; next < count; next += gridDim.x)
+            attend_task(b, p, run, tasks, next, tiles);
+        next -= count;
+        tiles += h.kv_heads * tasks.tiles;
+    }
+}
+
+}  // namespace tessera::gpu

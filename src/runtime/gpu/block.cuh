@@ -1,0 +1,148 @@
+// What one block has: its warps, its shared memory, its ring of weights; and how a matrix is dealt out
+// to blocks.
+#pragma once
+
+#include "runtime/gpu/model.h"
+#include "runtime/gpu/ring.cuh"
+#include "tiles/matrix_gpu.cuh"
+#include "tiles/rows_gpu.cuh"
+
+namespace tessera::gpu {
+
+inline constexpr uint32_t kConsumerThreads = kConsumers * 32;
+inline constexpr uint32_t kBlockThreads = kConsumerThreads + 32;
+// Who adds up what the consumers' warps have of a unit: a thread for each of 16 rows of 8 tokens.
+inline constexpr uint32_t kUnitThreads = kUnitRows * kTokens;
+inline constexpr uint32_t kConsumersBarrier = 1, kUnitBarrier = 2;
+
+// What lies where in the block's shared memory.
+struct View {
+    const Network& net;
+    std::byte* memory;
+
+    __device__ uint16_t* activations() const {
+        return reinterpret_cast<uint16_t*>(memory + net.shared.activations);
+    }
+    __device__ float* deposits() const {
+        return reinterpret_cast<float*>(memory + net.shared.deposits);
+    }
+    __device__ float* sums() const { return reinterpret_cast<float*>(memory + net.shared.sums); }
+    __device__ float* contributions() const {
+        return reinterpret_cast<float*>(memory + net.shared.contributions);
+    }
+    __device__ Routing& routing() const {
+        return *reinterpret_cast<Routing*>(memory + net.shared.routing);
+    }
+    // Full when the consumers have routed; the loader of an expert waits for it.
+    __device__ PageBarrier* routed() const {
+        return reinterpret_cast<PageBarrier*>(memory + net.shared.routing + sizeof(Routing));
+    }
+    // Whether this block's arrival was a group's last: one flag for each of two groups.
+    __device__ uint32_t* last() const {
+        return reinterpret_cast<uint32_t*>(memory + net.shared.routing + sizeof(Routing) + 8);
+    }
+    __device__ Step& step() const { return *reinterpret_cast<Step*>(memory + net.shared.step); }
+
+    __device__ const Heads& heads(const Phase& p) const { return p.sliding ? net.sliding : net.full; }
+    __device__ std::byte* cache_head(const Phase& p, std::byte* cache, uint32_t kv) const {
+        const Heads& h = heads(p);
+        return cache + p.cache.offset + kv * (p.cache.key_bytes(h) + p.cache.value_bytes(h));
+    }
+};
+
+// A barrier among all consumers, and one among those who add up units.
+__device__ inline void sync_consumers() {
+    sync_threads(kConsumersBarrier, kConsumerThreads);
+}
+__device__ inline void sync_unit() {
+    sync_threads(kUnitBarrier, kUnitThreads);
+}
+
+struct Block : View {
+    const Phase* phases;
+    uint32_t first_phase;  // of this launch
+    Ring ring;
+    Place place;  // in the ring
+
+    __device__ Distress* distress() const { return static_cast<Distress*>(net.distress); }
+
+    // Whether the activations (and, of experts, the routing) must be made in this phase.
+    __device__ bool fresh(uint32_t phase) const {
+        return phase == first_phase || !phases[phase].keeps;
+    }
+    __device__ bool routes(uint32_t phase) const {
+        const Phase& p = phases[phase];
+        return p.moe && (p.op == Op::gate_up || phase == first_phase);
+    }
+
+    // A page is read by all consumers' warps.
+    __device__ void let_go() {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) ring.let_go(place);
+        place.advance(ring.depth);
+    }
+};
+
+static_assert(sizeof(Routing) % 8 == 0);
+
+struct Range {
+    uint32_t begin, end;
+};
+
+__device__ inline Range share_of(uint32_t total, uint32_t index, uint32_t count) {
+    return {static_cast<uint32_t>(uint64_t{total} * index / count),
+            static_cast<uint32_t>(uint64_t{total} * (index + 1) / count)};
+}
+
+// Whose share `at` is.
+__device__ inline uint32_t owner_of(uint32_t total, uint32_t at, uint32_t count) {
+    return static_cast<uint32_t>(((uint64_t{at} + 1) * count - 1) / total);
+}
+
+template <Format format>
+inline constexpr uint32_t kPagePanels = kPageBytes / panel_bytes(format);
+
+// A matrix is a run of panels, unit by unit. It is cut into groups of units that one epilogue needs
+// together, a group into `splits` pieces of columns; a block has a run of pieces, and so of panels.
+// The cut does not depend on the rows of a step.
+struct Cut {
+    uint32_t panels;       // of a unit
+    uint32_t group;        // panels of a group
+    uint32_t groups, splits;
+
+    __device__ explicit Cut(const Phase& p)
+        : panels(p.matrix.panels()),
+          group(panels * p.group_units),
+          groups(p.groups()),
+          splits(p.splits) {}
+
+    __device__ uint32_t panel_of(uint32_t piece) const {
+        return piece / splits * group + group * (piece % splits) / splits;
+    }
+    __device__ Range range(uint32_t block, uint32_t blocks) const {
+        const Range pieces = share_of(groups * splits, block, blocks);
+        return {panel_of(pieces.begin), panel_of(pieces.end)};
+    }
+    // The blocks that have pieces of a group: all between, too.
+    __device__ Range blocks_of(uint32_t g, uint32_t blocks) const {
+        return {owner_of(groups * splits, g * splits, blocks),
+                owner_of(groups * splits, (g + 1) * splits - 1, blocks) + 1};
+    }
+};
+
+// Calls what(integral constant of the format).
+template <typename What>
+__device__ __forceinline__ void by_format(Format format, What what) {
+    switch (format) {
+        case Format::mxfp4:
+            return what(std::integral_constant<Format, Format::mxfp4>{});
+        case Format::fp8:
+            return what(std::integral_constant<Format, Format::fp8>{});
+        case Format::bf16:
+            return what(std::integral_constant<Format, Format::bf16>{});
+        case Format::f32:
+            return what(std::integral_constant<Format, Format::f32>{});
+    }
+}
+
+}  // namespace tessera::gpu

@@ -1,0 +1,90 @@
+// The device's memory, streams and errors, owned. What can fail while loading throws Error; what fails
+// in a step aborts, after saying which block waited for what.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
+
+#include <cuda_runtime_api.h>
+
+#include "base/error.h"
+
+namespace tessera::gpu {
+
+// Throws Error with what the driver says.
+inline void check_device(cudaError_t result, const char* what) {
+    if (result != cudaSuccess) fail("GPU: {}: {}", what, cudaGetErrorString(result));
+}
+
+struct Card {
+    std::string name;
+    uint32_t multiprocessors;
+    uint32_t shared_bytes;  // that a block can have
+    uint64_t free_bytes, total_bytes;
+    int major;  // of the compute capability
+};
+
+// The first card; throws Error if there is none, or none that this build has code for.
+Card find_card();
+// Why there is none, or nothing.
+std::string no_card();
+
+class DeviceMemory {
+  public:
+    DeviceMemory() = default;
+    explicit DeviceMemory(uint64_t bytes) : bytes_(bytes) {
+        if (bytes > 0 && cudaMalloc(&data_, bytes) != cudaSuccess) {
+            size_t free = 0, total = 0;
+            cudaMemGetInfo(&free, &total);
+            fail("GPU: needs {:.2f} GB more, but {:.2f} of {:.2f} GB are free; a smaller --context, or a "
+                 "card with more memory, would help",
+                 static_cast<double>(bytes) * 1e-9, static_cast<double>(free) * 1e-9,
+                 static_cast<double>(total) * 1e-9);
+        }
+    }
+    DeviceMemory(DeviceMemory&& other) noexcept
+        : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+    DeviceMemory& operator=(DeviceMemory&& other) noexcept {
+        std::swap(data_, other.data_);
+        std::swap(bytes_, other.bytes_);
+        return *this;
+    }
+    ~DeviceMemory() { cudaFree(data_); }
+
+    std::byte* data() const { return static_cast<std::byte*>(data_); }
+    uint64_t bytes() const { return bytes_; }
+
+    void clear() { check_device(cudaMemset(data_, 0, bytes_), "clearing memory"); }
+
+  private:
+    void* data_ = nullptr;
+    uint64_t bytes_ = 0;
+};
+
+// Host memory that the device reads and writes.
+template <typename T>
+class PinnedMemory {
+  public:
+    explicit PinnedMemory(size_t count) : count_(count) {
+        void* memory = nullptr;
+        check_device(cudaHostAlloc(&memory, count * sizeof(T), cudaHostAllocMapped),
+                     "taking pinned memory");
+        data_ = static_cast<T*>(memory);
+        for (size_t i = 0; i < count; ++i) data_[i] = T{};
+    }
+    PinnedMemory(const PinnedMemory&) = delete;
+    PinnedMemory& operator=(const PinnedMemory&) = delete;
+    ~PinnedMemory() { cudaFreeHost(data_); }
+
+    T* data() const { return data_; }
+    std::span<T> all() const { return {data_, count_}; }
+
+  private:
+    T* data_ = nullptr;
+    size_t count_;
+};
+
+}  // namespace tessera::gpu

@@ -1,0 +1,64 @@
+#include "runtime/gpu/fill.h"
+
+namespace tessera::gpu {
+namespace {
+
+__device__ uint64_t mix(uint64_t z) {
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+__device__ float unit(uint32_t bits) {
+    return static_cast<float>(static_cast<int32_t>(bits)) * 0x1p-31f;
+}
+
+__device__ uint32_t bf16_bits(float value) {
+    uint16_t bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+__device__ uint32_t word_of(Format format, uint64_t index, float size, uint64_t seed) {
+    const uint64_t random = mix(seed + index * 0x9e3779b97f4a7c15u);
+    const auto bits = static_cast<uint32_t>(random);
+    const uint32_t in_panel = static_cast<uint32_t>(index % (panel_bytes(format) / 4));
+    switch (format) {
+        case Format::mxfp4: {
+            if (in_panel >= panel_scale_bytes(format) / 4) return bits;
+            // A weight is at most 6 scales; a quarter of the scales are twice the others.
+            const auto exponent = static_cast<uint32_t>(floorf(log2f(size / 6.0f))) + 127;
+            return exponent * 0x01010101u + (bits & bits >> 1 & 0x01010101u);
+        }
+        case Format::fp8:
+            // Codes up to 240 in magnitude, none of them a NaN.
+            if (in_panel >= panel_scale_bytes(format) / 4) return bits & 0xf7f7f7f7u;
+            return __float_as_uint(size / 240.0f * (1.0f + 0.2f * unit(bits)));
+        case Format::bf16:
+            return bf16_bits(size * unit(bits)) |
+                   bf16_bits(size * unit(static_cast<uint32_t>(random >> 32))) << 16;
+        case Format::f32:
+            return __float_as_uint(size * unit(bits));
+    }
+    return 0;
+}
+
+__global__ void fill(uint32_t* data, uint64_t words, Format format, float size, uint64_t seed) {
+    for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < words;
+         i += uint64_t{gridDim.x} * blockDim.x)
+        data[i] = word_of(format, i, size, seed);
+}
+
+}  // namespace
+
+cudaError_t fill_panels(std::byte* data, uint64_t bytes, Format format, float size, uint64_t seed) {
+    fill<<<1024, 256>>>(reinterpret_cast<uint32_t*>(data), bytes / 4, format, size, seed);
+    return cudaGetLastError();
+}
+
+cudaError_t fill_bf16(void* data, uint64_t count, float size, uint64_t seed) {
+    fill<<<1024, 256>>>(static_cast<uint32_t*>(data), count / 2, Format::bf16, size, seed);
+    return cudaGetLastError();
+}
+
+}  // namespace tessera::gpu

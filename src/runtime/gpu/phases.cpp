@@ -1,0 +1,355 @@
+#include "runtime/gpu/phases.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "tiles/kernels.h"
+
+namespace tessera::gpu {
+namespace {
+
+// Of a cut of a matrix: how much of its time the busiest block is idle for want of an even share.
+constexpr double kEvenEnough = 0.95;
+constexpr uint32_t kSplitsMax = 16;
+// Positions that a ring holds beyond its window: rows of a step, and the window's first key may lie
+// anywhere in its tile. Prompts are read in steps, so 64 as on the CPU.
+constexpr uint32_t kRingSlack = 64 + kKeyTile;
+
+uint32_t activation_bytes(uint32_t columns, uint32_t rows) {
+    return (padded(columns, kPanelColumns) + 32) * 2 * rows;
+}
+
+// Panels of the busiest block, and the most blocks that share a group.
+struct Spread {
+    uint32_t busiest = 0, sharers = 0;
+};
+Spread spread(uint32_t groups, uint32_t group_panels, uint32_t splits, uint32_t blocks) {
+    const auto panel_of = [&](uint32_t piece) {
+        return piece / splits * group_panels + group_panels * (piece % splits) / splits;
+    };
+    Spread found;
+    const uint32_t pieces = groups * splits;
+    for (uint32_t b = 0; b < blocks; ++b) {
+        const Span own = share(pieces, b, blocks);
+        found.busiest = std::max(found.busiest, panel_of(own.end) - panel_of(own.begin));
+    }
+    const auto owner = [&](uint64_t piece) { return ((piece + 1) * blocks - 1) / pieces; };
+    for (uint32_t g = 0; g < groups; ++g) {
+        const uint64_t first = uint64_t{g} * splits;
+        found.sharers = std::max(
+            found.sharers, static_cast<uint32_t>(owner(first + splits - 1) - owner(first) + 1));
+    }
+    return found;
+}
+
+class Compiler {
+  public:
+    Compiler(const Program& program, const DeviceWeights& weights, const CacheLayout& cache,
+             uint32_t blocks)
+        : r_(program.request),
+          s_(program.request.shape),
+          weights_(weights),
+          cache_(cache),
+          blocks_(blocks) {
+        refuse_what_does_not_fit();
+        for (const Tile& tile : program.tiles)
+            if (tile.rank == 0) add(tile);
+        lay_out();
+    }
+
+    PhaseList result() { return std::move(out_); }
+
+  private:
+    void refuse_what_does_not_fit() const {
+        if (s_.hidden % 8 != 0) fail("GPU: hidden_size {} is not a multiple of 8", s_.hidden);
+        if (s_.experts > kRouteExperts || s_.experts_per_token > kRouteChoices)
+            fail("GPU: {} experts, {} a token; at most {} and {}", s_.experts, s_.experts_per_token,
+                 kRouteExperts, kRouteChoices);
+        for (const AttentionShape* a : {&s_.full, &s_.sliding}) {
+            if (a->head_dim % 16 != 0 || a->v_head_dim % 16 != 0 || a->v_head_dim > 128)
+                fail("GPU: heads of {} and {} dims; the GPU takes multiples of 16, values up to 128",
+                     a->head_dim, a->v_head_dim);
+            if (r_.draft && (a->head_dim != a->v_head_dim || a->head_dim > 16 * kHeadUnitsMax))
+                fail("GPU: a drafter's heads of {} and {} dims; the GPU takes equal ones up to {}",
+                     a->head_dim, a->v_head_dim, 16 * kHeadUnitsMax);
+        }
+    }
+
+    void add(const Tile& tile) {
+        const PackedLayer& layer = weights_.layers[tile.layer];
+        switch (tile.op) {
+            case Op::embed:
+                phase(tile);
+                return;
+            case Op::norm:
+                (tile.slot == kNormContext ? context_norm_ : norm_) = tile;
+                return;
+            case Op::qkv:
+                matrix(normed(tile), layer.qkv);
+                return;
+            case Op::attend:
+                attend(tile);
+                return;
+            case Op::output:
+                matrix(phase(tile), layer.o);
+                return;
+            case Op::exchange:
+                phase(tile).norm = tile.slot;
+                return;
+            case Op::router:
+                matrix(normed(tile), layer.router);
+                return;
+            case Op::gate_up:
+                if (s_.is_moe[tile.layer]) {
+                    if (tile.slot == 0) experts(tile, layer);
+                } else {
+                    matrix(normed(tile), layer.dense.gate_up, 2);
+                }
+                return;
+            case Op::down:
+                if (s_.is_moe[tile.layer]) {
+                    expert_matrix(phase(tile), layer, &PackedFeedForward::down);
+                } else {
+                    matrix(phase(tile), layer.dense.down);
+                }
+                return;
+            case Op::head:
+                matrix(normed(tile), weights_.head);
+                return;
+            case Op::fuse:
+                matrix(phase(tile), weights_.fuse);
+                return;
+            case Op::query:
+                if (!context_taken_) take_context();
+                query(tile, layer);
+                return;
+            case Op::keys:
+                // Of a block; of the context alone, in a program that drafts nothing.
+                if (!context_taken_ && r_.rows == 0) take_context();
+                if (r_.rows > 0) block_keys(tile, layer);
+                return;
+            // Parts of other phases: the last to finish merges, every block routes, fuse reads taps.
+            case Op::merge:
+            case Op::route:
+            case Op::gather:
+                return;
+        }
+    }
+
+    Phase& phase(const Tile& tile) {
+        Phase& p = out_.phases.emplace_back();
+        p.op = tile.op;
+        p.barrier = true;
+        p.layer = tile.layer;
+        p.sliding = s_.is_sliding[tile.layer];
+        p.moe = s_.is_moe[tile.layer] && (tile.op == Op::gate_up || tile.op == Op::down);
+        p.cache = cache_.layers[tile.layer];
+        p.group_units = 1;
+        p.splits = 1;
+        return p;
+    }
+    Phase& last() { return out_.phases.back(); }
+
+    // A phase whose activations are the last norm's.
+    Phase& normed(const Tile& tile) {
+        Phase& p = phase(tile);
+        p.norm = norm_.slot;
+        p.tap = norm_.part;
+        const PackedLayer& of = weights_.layers[norm_.layer];
+        p.gain = (norm_.slot == kNormInput  ? of.input_norm
+                  : norm_.slot == kNormPost ? of.post_norm
+                                            : weights_.norm)
+                     .data();
+        norm_.part = 0;
+        return p;
+    }
+
+    // Cut so that blocks have even shares of it.
+    Phase& matrix(Phase& p, const PackedMatrix& m, uint32_t group_units = 1) {
+        p.matrix = m;
+        p.group_units = group_units;
+        const uint32_t panels = m.panels() * group_units, groups = m.units() / group_units;
+        if (groups * group_units != m.units() || m.rows % 2 != 0)
+            fail("GPU: {} of layer {} has {} rows, not whole groups of {}", op_name(p.op), p.layer,
+                 m.rows, group_units * kUnitRows);
+        double best = 0;
+        for (uint32_t splits = 1; splits <= std::min(kSplitsMax, panels); ++splits) {
+            const double even = 1.0 * groups * panels / blocks_ /
+                                spread(groups, panels, splits, blocks_).busiest;
+            if (even <= best) continue;
+            best = even;
+            p.splits = splits;
+            if (even >= kEvenEnough) break;
+        }
+        p.pieces_max = spread(groups, panels, p.splits, blocks_).sharers;
+        p.counters = take_counters(groups);
+        // Phases without a barrier between them may not share these.
+        if (p.barrier) partials_ = 0;
+        p.partials = partials_;
+        partials_ += uint64_t{groups} * p.pieces_max * group_units * kUnitRows * kRowsMax;
+        out_.partial_floats = std::max(out_.partial_floats, partials_);
+        need_activations(activation_bytes(m.columns, kRowsMax));
+        out_.shared.sums = std::max(out_.shared.sums, group_units);
+        return p;
+    }
+
+    void experts(const Tile& tile, const PackedLayer& layer) {
+        Phase& p = normed(tile);
+        p.keeps = true;  // of the router
+        p.vector = layer.correction_bias.data();
+        expert_matrix(p, layer, &PackedFeedForward::gate_up);
+    }
+
+    void expert_matrix(Phase& p, const PackedLayer& layer, PackedMatrix PackedFeedForward::*which) {
+        p.matrix = layer.experts.front().*which;
+        p.expert_bytes = layer.experts.size() > 1
+                             ? static_cast<uint64_t>((layer.experts[1].*which).data - p.matrix.data)
+                             : 0;
+        for (size_t e = 0; e < layer.experts.size(); ++e)
+            CHECK((layer.experts[e].*which).data == p.matrix.data + e * p.expert_bytes);
+        p.vector = layer.correction_bias.data();  // a launch of its own routes anew
+        out_.shared.sums = std::max(out_.shared.sums, 2u);
+        if (p.op == Op::gate_up) {
+            need_activations(activation_bytes(p.matrix.columns, kRowsMax));
+            return;
+        }
+        need_activations(activation_bytes(p.matrix.columns, kRowsMax * s_.experts_per_token));
+        const uint32_t own = (p.matrix.units() + blocks_ - 1) / blocks_;
+        out_.shared.contributions = std::max<uint32_t>(
+            out_.shared.contributions, kRoutePairs * own * kUnitRows * sizeof(float));
+    }
+
+    void attend(const Tile& tile) {
+        // One tile a kv head and share of its chunks: one phase.
+        if (!out_.phases.empty() && last().op == Op::attend && last().layer == tile.layer) return;
+        Phase& p = phase(tile);
+        const AttentionShape& a = s_.attention(tile.layer);
+        const PackedLayer& layer = weights_.layers[tile.layer];
+        p.vector = layer.sink.empty() ? nullptr : layer.sink.data();
+        const Heads h = heads_of(a, r_.ranks, 0, r_.context);
+        // Every run of rows has whole tiles of its own.
+        const uint32_t tiles = h.kv_heads * (h.group() * kRowsMax / 16 + kRowsMax);
+        p.counters = take_counters(tiles);
+        const uint32_t chunks =
+            (p.sliding ? std::min(r_.context, a.window + kRowsMax) : r_.context) / h.chunk + 2;
+        const uint64_t part = 16ull * (a.v_head_dim + 2);
+        out_.part_chunks = std::max(out_.part_chunks, chunks);
+        out_.part_floats = std::max(out_.part_floats, uint64_t{tiles} * part);
+        const uint32_t sharers = (a.v_head_dim + 63) / 64;
+        need_activations(static_cast<uint32_t>(kConsumers / sharers * part * sizeof(float)) +
+                         a.head_dim / 16 * 512);
+    }
+
+    // Keys and values of the context, for all layers: they wait for nothing but the context's norm.
+    void take_context() {
+        context_taken_ = true;
+        for (uint32_t i = 0; i < s_.layers; ++i) {
+            Tile tile = context_norm_;
+            tile.op = Op::keys;
+            tile.layer = static_cast<uint16_t>(i);
+            Phase& p = phase(tile);
+            p.norm = kNormContext;
+            p.gain = weights_.context_norm.data();
+            p.barrier = i == 0;
+            p.keeps = i > 0;
+            p.vector = weights_.layers[i].key_norm.data();
+            matrix(p, weights_.layers[i].keys, head_units(r_, i));
+        }
+    }
+
+    // The first layer's reads what was embedded before the context was fused.
+    void query(const Tile& tile, const PackedLayer& layer) {
+        Phase& p = normed(tile);
+        p.barrier = tile.layer > 0;
+        p.vector = layer.query_norm.data();
+        matrix(p, layer.query, head_units(r_, tile.layer));
+    }
+
+    void block_keys(const Tile& tile, const PackedLayer& layer) {
+        Phase& p = normed(tile);
+        p.barrier = false;
+        p.keeps = true;  // of the query
+        p.vector = layer.key_norm.data();
+        matrix(p, layer.keys, head_units(r_, tile.layer));
+    }
+
+    uint32_t take_counters(uint32_t count) {
+        const uint32_t first = out_.counters;
+        out_.counters += count;
+        return first;
+    }
+
+    void need_activations(uint32_t bytes) {
+        out_.shared.activation_bytes = std::max(out_.shared.activation_bytes, bytes);
+    }
+
+    // Until here `shared` has sizes; from here on, places.
+    void lay_out() {
+        Shared& at = out_.shared;
+        const uint32_t sums = at.sums * kUnitRows * kRowsMax * sizeof(float);
+        const uint32_t contributions = at.contributions;
+        uint32_t next = 0;
+        const auto take = [&](uint32_t bytes) {
+            const uint32_t first = next;
+            next = padded(next + bytes, 128);
+            return first;
+        };
+        at.activations = take(at.activation_bytes);
+        at.deposits = take(2 * kConsumers * kUnitRows * kRowsMax * sizeof(float));
+        at.sums = take(sums);
+        at.contributions = take(contributions);
+        at.routing = take(sizeof(Routing) + 16);
+        at.step = take(sizeof(Step));
+        at.ring = next;
+    }
+
+    const PlanRequest& r_;
+    const Shape& s_;
+    const DeviceWeights& weights_;
+    const CacheLayout& cache_;
+    uint32_t blocks_;
+    PhaseList out_;
+    Tile norm_, context_norm_;
+    bool context_taken_ = false;
+    uint64_t partials_ = 0;
+};
+
+}  // namespace
+
+CacheLayout::CacheLayout(const Shape& shape, uint32_t ranks, uint32_t context) {
+    for (uint32_t i = 0; i < shape.layers; ++i) {
+        const AttentionShape& a = shape.attention(i);
+        const uint32_t all = padded(context, kKeyTile);
+        const uint32_t ring =
+            a.window == 0 ? all : std::min(all, padded(a.window + kRingSlack, kKeyTile));
+        layers.push_back({bytes, ring});
+        bytes += layers.back().bytes(heads_of(a, ranks, 0, context));
+    }
+}
+
+Heads heads_of(const AttentionShape& a, uint32_t ranks, uint32_t angles, uint32_t context) {
+    const AttentionPart part = attention_part(a, 0, ranks);
+    // A chunk is a task: small enough that there are tasks for all blocks, large enough that merging
+    // their parts stays short.
+    constexpr uint32_t kChunk = 128, kChunksMax = 64;
+    const uint32_t keys = a.window > 0 ? kChunk : context;
+    const uint32_t chunk = std::max(kChunk, padded((keys + kChunksMax - 1) / kChunksMax, kChunk));
+    return {part.heads.count(), part.kv_heads.count(),
+            a.head_dim,         a.v_head_dim,
+            a.rotary_dims,      a.window,
+            angles,             chunk,
+            1.0f / std::sqrt(static_cast<float>(a.head_dim))};
+}
+
+PhaseList phases_of(const Program& program, const DeviceWeights& weights, const CacheLayout& cache,
+                    uint32_t blocks) {
+    return Compiler(program, weights, cache, blocks).result();
+}
+
+uint64_t phase_bytes(const Phase& phase) {
+    return phase.matrix.data == nullptr ? 0 : phase.matrix.bytes();
+}
+
+}  // namespace tessera::gpu

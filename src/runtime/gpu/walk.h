@@ -1,0 +1,27 @@
+// Launches of the one kernel (walk.cu).
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "runtime/gpu/model.h"
+
+namespace tessera::gpu {
+
+// Phases [begin, end) of a step. Pointers to `phases` and `step` are the device's, `network` is copied.
+struct Launch {
+    const Network* network;
+    const Phase* phases;
+    uint32_t begin, end;
+    const Step* step;
+    uint64_t passed;  // signals of the network's barrier before this launch
+    uint32_t blocks;
+    bool alone;  // cooperative: all blocks at once, barriers between phases. Else one phase, or phases
+                 // without a barrier
+};
+
+// Once, before the first launch: lets a block have so much shared memory.
+cudaError_t prepare_walk(uint32_t shared_bytes);
+
+cudaError_t launch_walk(const Launch& launch, cudaStream_t stream);
+
+}  // namespace tessera::gpu

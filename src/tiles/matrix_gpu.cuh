@@ -1,0 +1,166 @@
+// One panel of a matrix against eight tokens, by one warp: the matrix kernels of the GPU. It reads the
+// CPU's tile order (tiles/packed.h) as it is: weights are the M operand of mma.m16n8k16, a unit's 16
+// rows by 16 columns, and the eight tokens are N. Sums are float, one after another in the order of
+// columns; a token's sum does not depend on the others'.
+//
+// The tile order was made for lanes of a vector, and fits a warp without a move: of the 64-byte group
+// (4 bytes of each of 16 rows) a lane takes the 8 bytes of two neighbouring rows, so that a warp reads
+// four groups in one go, 256 bytes without a bank conflict. The mma's rows r and r + 8 are then the unit's
+// rows 2r and 2r + 1, and which columns meet in which step of k is the lanes' own matter as long as
+// weights and activations agree.
+//
+//   format  a lane reads of a step         becomes bf16 by
+//   mxfp4   8 columns of 2 rows            bits moved to their places, times a power of two: exact
+//   fp8     4 columns of 2 rows            e4m3 -> half -> float, times the scale, rounded: as published
+//   bf16    2 x 2 columns of 2 rows        nothing
+//   f32     4 columns of 2 rows            three bf16 terms that add up to it exactly: three mma
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "tiles/packed.h"
+
+namespace tessera::gpu {
+
+// Tokens of a step: the N of an mma.
+inline constexpr uint32_t kTokens = 8;
+
+// Activations in shared memory: bf16 [kTokens][stride]. A stride of 32 elements modulo 64 keeps the
+// reads of 16 bytes by eight tokens apart.
+struct Activations {
+    const uint16_t* data;
+    uint32_t stride;  // elements
+};
+constexpr __host__ __device__ uint32_t activation_stride(uint32_t columns) {
+    return (columns + 127) / 128 * 128 + 32;
+}
+
+// What mxfp4's sums must still be multiplied by. A block's scale is 2^(b - 127) and e2m1's bits in
+// bf16's places are 2^-126 of their value: one multiplication by 2^(b - 1 - 62) makes a normal bf16 of
+// any weight whose scale is within 2^-62 and 2^62, and the rest is multiplied out at the end.
+inline constexpr float kMxfp4Unscale = 0x1p62f;
+inline constexpr uint32_t kMxfp4ScaleMin = 65, kMxfp4ScaleMax = 189;  // of b
+
+// Four sums of a lane: row 2 * (lane / 4) of tokens 2 * (lane % 4) and the next, then the next row.
+struct Sums {
+    float at[4] = {0, 0, 0, 0};
+};
+
+__device__ inline void mma(Sums& c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                           uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c.at[0]), "+f"(c.at[1]), "+f"(c.at[2]), "+f"(c.at[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+__device__ inline uint32_t pack_bf16(float low, float high) {
+    uint32_t both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+
+__device__ inline uint32_t multiply_bf16(uint32_t a, uint32_t b) {
+    uint32_t both;
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(both) : "r"(a), "r"(b));
+    return both;
+}
+
+// Columns 2n and 2n + 1 of a word of mxfp4, as bf16 times 2^-126: sign to the top, the other three
+// bits across the border of exponent and mantissa, where e2m1's subnormal is bf16's.
+template <uint32_t n>
+__device__ inline uint32_t e2m1_pair(uint32_t word) {
+    const uint32_t sign = word << (12 - 4 * n);
+    const uint32_t rest = n < 2 ? word << (n < 2 ? 6 - 4 * n : 0) : word >> (n < 2 ? 0 : 4 * n - 6);
+    return (rest & 0x01c001c0u) | (sign & 0x80008000u);
+}
+
+// Four columns of fp8 (bytes 0, 2, 1, 3) times their scale, rounded to bf16.
+__device__ inline uint2 e4m3_columns(uint32_t word, float scale) {
+    float x[4];
+    asm("{\n.reg .b16 low, high, a, b, c, d;\n.reg .b32 even, odd;\n"
+        "mov.b32 {low, high}, %4;\n"
+        "cvt.rn.f16x2.e4m3x2 even, low;\n"
+        "cvt.rn.f16x2.e4m3x2 odd, high;\n"
+        "mov.b32 {a, b}, even;\nmov.b32 {c, d}, odd;\n"
+        "cvt.f32.f16 %0, a;\ncvt.f32.f16 %2, b;\ncvt.f32.f16 %1, c;\ncvt.f32.f16 %3, d;\n}"
+        : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+        : "r"(word));
+    return {pack_bf16(x[0] * scale, x[1] * scale), pack_bf16(x[2] * scale, x[3] * scale)};
+}
+
+// The next bf16 term of two floats, cut off rather than rounded, and what is left of them.
+__device__ inline uint32_t take_term(float& low, float& high) {
+    const uint32_t a = __float_as_uint(low) & 0xffff0000u, b = __float_as_uint(high) & 0xffff0000u;
+    low -= __uint_as_float(a);
+    high -= __uint_as_float(b);
+    return __byte_perm(a, b, 0x7632);
+}
+
+template <typename T>
+__device__ inline T load_shared(const void* at) {
+    return *static_cast<const T*>(at);
+}
+
+// Adds the panel's products with columns [0, 128) of `x` to the lane's sums. `rows`: where token
+// lane / 4 lies in `x`, or null if it has none: its sums stay.
+template <Format format>
+__device__ inline void multiply_panel(const std::byte* panel, const uint16_t* token, Sums& sums) {
+    const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    const std::byte* const groups = panel + panel_scale_bytes(format) + g * 8;
+    const auto group = [&](uint32_t index) { return load_shared<uint2>(groups + index * kGroupBytes); };
+    if constexpr (format == Format::mxfp4) {
+#pragma unroll
+        for (uint32_t block = 0; block < 4; ++block) {
+            const uint2 w = group(4 * block + q);
+            const uint4 x = token ? load_shared<uint4>(token + (4 * block + q) * 8) : uint4{};
+            const uint32_t scales = load_shared<uint16_t>(panel + block * kUnitRows + 2 * g);
+            const uint32_t s0 = ((scales & 255u) + 64u) * 0x00800080u;
+            const uint32_t s1 = ((scales >> 8) + 64u) * 0x00800080u;
+            mma(sums, multiply_bf16(e2m1_pair<0>(w.x), s0), multiply_bf16(e2m1_pair<0>(w.y), s1),
+                multiply_bf16(e2m1_pair<1>(w.x), s0), multiply_bf16(e2m1_pair<1>(w.y), s1), x.x, x.y);
+            mma(sums, multiply_bf16(e2m1_pair<2>(w.x), s0), multiply_bf16(e2m1_pair<2>(w.y), s1),
+                multiply_bf16(e2m1_pair<3>(w.x), s0), multiply_bf16(e2m1_pair<3>(w.y), s1), x.z, x.w);
+        }
+    } else if constexpr (format == Format::fp8) {
+        const float2 scale = load_shared<float2>(panel + g * 8);
+#pragma unroll
+        for (uint32_t step = 0; step < 8; ++step) {
+            const uint2 w = group(4 * step + q);
+            const uint2 x = token ? load_shared<uint2>(token + (4 * step + q) * 4) : uint2{};
+            const uint2 a = e4m3_columns(w.x, scale.x), b = e4m3_columns(w.y, scale.y);
+            mma(sums, a.x, b.x, a.y, b.y, x.x, x.y);
+        }
+    } else if constexpr (format == Format::bf16) {
+#pragma unroll
+        for (uint32_t step = 0; step < 8; ++step) {
+            const uint2 a = group(8 * step + q), b = group(8 * step + 4 + q);
+            const uint32_t x = token ? load_shared<uint32_t>(token + 16 * step + 2 * q) : 0;
+            const uint32_t y = token ? load_shared<uint32_t>(token + 16 * step + 8 + 2 * q) : 0;
+            mma(sums, a.x, a.y, b.x, b.y, x, y);
+        }
+    } else {
+#pragma unroll 2
+        for (uint32_t step = 0; step < 8; ++step) {
+            float2 w[4];
+#pragma unroll
+            for (uint32_t i = 0; i < 4; ++i)
+                w[i] = load_shared<float2>(groups + (16 * step + 4 * q + i) * kGroupBytes);
+            const uint2 x = token ? load_shared<uint2>(token + 16 * step + 4 * q) : uint2{};
+#pragma unroll
+            for (uint32_t term = 0; term < 3; ++term) {
+                const uint32_t a0 = take_term(w[0].x, w[1].x), a1 = take_term(w[0].y, w[1].y);
+                const uint32_t a2 = take_term(w[2].x, w[3].x), a3 = take_term(w[2].y, w[3].y);
+                mma(sums, a0, a1, a2, a3, x.x, x.y);
+            }
+        }
+    }
+}
+
+// What a format's sums are multiplied by when all panels are in.
+constexpr __host__ __device__ float unscale(Format format) {
+    return format == Format::mxfp4 ? kMxfp4Unscale : 1.0f;
+}
+
+}  // namespace tessera::gpu

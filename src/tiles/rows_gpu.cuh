@@ -1,0 +1,181 @@
+// Rows of activations on the GPU: normalisation, rounding, the experts' gate, and which experts a step
+// needs. As on the CPU (tiles/rows_cpu.cpp, routes.cpp), with sums in an order that the row alone fixes.
+#pragma once
+
+#include <cstdint>
+
+#include "tiles/routes.h"
+
+namespace tessera::gpu {
+
+__device__ inline float from_bf16(uint32_t bits) {
+    return __uint_as_float(bits << 16);
+}
+
+__device__ inline uint32_t to_bf16_bits(float value) {
+    uint16_t bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+__device__ inline float round_to_bf16(float value) {
+    return from_bf16(to_bf16_bits(value));
+}
+
+__device__ inline float warp_sum(float x) {
+#pragma unroll
+    for (uint32_t offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(~0u, x, offset);
+    return x;
+}
+
+// bf16(silu(bf16(gate)) * bf16(up)).
+__device__ inline uint32_t gated(float gate, float up) {
+    const float g = round_to_bf16(gate);
+    return to_bf16_bits(g / (1.0f + expf(-g)) * round_to_bf16(up));
+}
+
+// The residual stream, rounded where the model rounds it.
+__device__ inline void add_residual(uint16_t* x, float update) {
+    *x = static_cast<uint16_t>(to_bf16_bits(from_bf16(*x) + round_to_bf16(update)));
+}
+
+__device__ inline float low_half(uint32_t both) {
+    return __uint_as_float(both << 16);
+}
+__device__ inline float high_half(uint32_t both) {
+    return __uint_as_float(both & 0xffff0000u);
+}
+
+// One row by one warp: out = bf16(bf16(x / rms(x)) * gain), bf16, zeros up to a whole panel. `width` is
+// a multiple of 8. The row is also copied to `tap`, unless that is null.
+__device__ inline void norm_row(const uint16_t* x, const float* gain, uint32_t width, float epsilon,
+                                uint16_t* out, uint16_t* tap) {
+    const uint32_t lane = threadIdx.x % 32;
+    float squares = 0;
+#pragma unroll 8
+    for (uint32_t i = lane * 8; i < width; i += 256) {
+        const uint4 v = *reinterpret_cast<const uint4*>(x + i);
+        *reinterpret_cast<uint4*>(out + i) = v;
+        if (tap != nullptr) *reinterpret_cast<uint4*>(tap + i) = v;
+#pragma unroll
+        for (uint32_t k = 0; k < 4; ++k) {
+            const uint32_t both = k == 0 ? v.x : k == 1 ? v.y : k == 2 ? v.z : v.w;
+            squares += low_half(both) * low_half(both);
+            squares += high_half(both) * high_half(both);
+        }
+    }
+    const float inverse =
+        1.0f / sqrtf(warp_sum(squares) / static_cast<float>(width) + epsilon);
+    const auto turn = [&](uint32_t both, float low, float high) {
+        return to_bf16_bits(round_to_bf16(low_half(both) * inverse) * low) |
+               to_bf16_bits(round_to_bf16(high_half(both) * inverse) * high) << 16;
+    };
+    for (uint32_t i = lane * 8; i < width; i += 256) {
+        const uint4 v = *reinterpret_cast<const uint4*>(out + i);
+        const float4 a = __ldg(reinterpret_cast<const float4*>(gain + i));
+        const float4 b = __ldg(reinterpret_cast<const float4*>(gain + i + 4));
+        *reinterpret_cast<uint4*>(out + i) = {turn(v.x, a.x, a.y), turn(v.y, a.z, a.w),
+                                              turn(v.z, b.x, b.y), turn(v.w, b.z, b.w)};
+    }
+    for (uint32_t i = width + lane; i < (width + 127) / 128 * 128; i += 32) out[i] = 0;
+}
+
+// One row by one warp, copied; zeros up to a whole panel. `width` is a multiple of 8.
+__device__ inline void copy_row(const uint16_t* x, uint32_t width, uint16_t* out) {
+    const uint32_t lane = threadIdx.x % 32;
+#pragma unroll 8
+    for (uint32_t i = lane * 8; i < width; i += 256)
+        *reinterpret_cast<uint4*>(out + i) = *reinterpret_cast<const uint4*>(x + i);
+    for (uint32_t i = width + lane; i < (width + 127) / 128 * 128; i += 32) out[i] = 0;
+}
+
+__device__ inline void clear_row(uint32_t width, uint16_t* out) {
+    for (uint32_t i = threadIdx.x % 32; i < (width + 127) / 128 * 128; i += 32) out[i] = 0;
+}
+
+// ---- Routing -----------------------------------------------------------------------------------
+
+// A row's choices, by one warp: the sigmoid's top per_token with the bias, best first, the lower index
+// winning a tie.
+__device__ inline void choose_experts(const float* logits, const float* bias, uint32_t experts,
+                                      uint32_t per_token, bool normalize, float scale, uint32_t row,
+                                      Routing& routing) {
+    const uint32_t lane = threadIdx.x % 32;
+    constexpr uint32_t kOwn = kRouteExperts / 32;
+    float score[kOwn], biased[kOwn];
+#pragma unroll
+    for (uint32_t i = 0; i < kOwn; ++i) {
+        const uint32_t e = i * 32 + lane;
+        score[i] = e < experts ? 1.0f / (1.0f + expf(-logits[e])) : 0.0f;
+        biased[i] = e < experts ? score[i] + __ldg(bias + e) : -INFINITY;
+    }
+    float sum = 0, mine = 0;  // lane c keeps the score of choice c
+    for (uint32_t choice = 0; choice < per_token; ++choice) {
+        float best = -INFINITY, best_score = 0;
+        uint32_t expert = kRouteExperts;
+#pragma unroll
+        for (uint32_t i = 0; i < kOwn; ++i) {
+            if (biased[i] > best) {
+                best = biased[i];
+                best_score = score[i];
+                expert = i * 32 + lane;
+            }
+        }
+#pragma unroll
+        for (uint32_t offset = 16; offset > 0; offset /= 2) {
+            const float other = __shfl_xor_sync(~0u, best, offset);
+            const float other_score = __shfl_xor_sync(~0u, best_score, offset);
+            const uint32_t other_expert = __shfl_xor_sync(~0u, expert, offset);
+            if (other > best || (other == best && other_expert < expert)) {
+                best = other;
+                best_score = other_score;
+                expert = other_expert;
+            }
+        }
+        expert = min(expert, experts - 1);  // scores that are no numbers choose something, too
+#pragma unroll
+        for (uint32_t i = 0; i < kOwn; ++i)
+            if (i * 32 + lane == expert) biased[i] = -INFINITY;
+        sum += best_score;
+        if (lane == choice) {
+            mine = best_score;
+            routing.chosen[row * per_token + choice] = static_cast<uint16_t>(expert);
+            atomicOr(&routing.wanted[expert / 32], 1u << expert % 32);
+        }
+    }
+    const float divisor = normalize ? sum + 1e-20f : 1.0f;
+    if (lane < per_token) routing.weight[row * per_token + lane] = mine / divisor * scale;
+}
+
+// The slots, by one warp, when every row has chosen.
+__device__ inline void fill_slots(uint32_t rows, uint32_t per_token, Routing& routing) {
+    const uint32_t lane = threadIdx.x % 32;
+    for (uint32_t i = lane; i < kRoutePairs * kRouteRows / 4; i += 32)
+        reinterpret_cast<uint32_t*>(routing.pair)[i] = ~0u;
+    const uint32_t bits = lane < kRouteExperts / 32 ? routing.wanted[lane] : 0;
+    uint32_t before = __popc(bits);
+#pragma unroll
+    for (uint32_t offset = 1; offset < 32; offset *= 2) {
+        const uint32_t other = __shfl_up_sync(~0u, before, offset);
+        if (lane >= offset) before += other;
+    }
+    if (lane == 31) routing.live = before;
+    before -= __popc(bits);
+    for (uint32_t rest = bits, slot = before; rest != 0; rest &= rest - 1, ++slot)
+        routing.expert[slot] = static_cast<uint16_t>(lane * 32 + __ffs(rest) - 1);
+    __syncwarp();
+    for (uint32_t p = lane; p < rows * per_token; p += 32) {
+        const uint32_t expert = routing.chosen[p], row = p / per_token;
+        const uint32_t word = expert / 32;
+        const uint32_t words_before = __popc(routing.wanted[word] & ((1u << expert % 32) - 1));
+        uint32_t slot = words_before;
+        for (uint32_t w = 0; w < word; ++w) slot += __popc(routing.wanted[w]);
+        routing.pair[slot][row] = static_cast<uint8_t>(p);
+        uint32_t rank = 0;
+        for (uint32_t c = 0; c < per_token; ++c)
+            rank += routing.chosen[row * per_token + c] < expert;
+        routing.order[row * per_token + rank] = static_cast<uint8_t>(p);
+    }
+}
+
+}  // namespace tessera::gpu
