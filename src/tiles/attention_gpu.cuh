@@ -152,31 +152,39 @@ __device__ inline void store_part(const AttentionSums& sums, uint32_t v_head_dim
     }
 }
 
-// Value `dim` of query `query` from `count` parts, in their order; with the numbers that the merged part
-// has of the query.
+// Four values of query `query`, from dim `dim`, of `count` parts in their order, with the numbers that
+// the merged part has of the query. The parts' numbers are read at `numbers`, `number_stride` apart.
 struct Merged {
-    float highest, total, value;
+    float highest, total;
+    float4 value;
 };
-__device__ inline Merged merge_parts(const float* parts, uint32_t stride, uint32_t count,
-                                     uint32_t query, uint32_t dim, uint32_t v_head_dim) {
-    Merged m{-INFINITY, 0, 0};
-    for (uint32_t i = 0; i < count; ++i) m.highest = fmaxf(m.highest, parts[i * stride + query]);
+__device__ inline Merged merge_parts(const float* numbers, const float* parts, uint32_t stride,
+                                     uint32_t count, uint32_t query, uint32_t dim, uint32_t v_head_dim,
+                                     uint32_t number_stride = 0) {
+    if (number_stride == 0) number_stride = stride;
+    Merged m{-INFINITY, 0, {}};
+    for (uint32_t i = 0; i < count; ++i)
+        m.highest = fmaxf(m.highest, numbers[i * number_stride + query]);
     if (m.highest == -INFINITY) return m;
+    const float* const values = parts + 2 * kQueries + query * v_head_dim + dim;
 #pragma unroll 4
     for (uint32_t i = 0; i < count; ++i) {
-        const float* const part = parts + i * stride;
-        const float share = exp2_approx(part[query] - m.highest);
-        m.total += part[kQueries + query] * share;
-        m.value += part[2 * kQueries + query * v_head_dim + dim] * share;
+        const float share = exp2_approx(numbers[i * number_stride + query] - m.highest);
+        const float4 v = *reinterpret_cast<const float4*>(values + i * stride);
+        m.total += numbers[i * number_stride + kQueries + query] * share;
+        m.value.x += v.x * share;
+        m.value.y += v.y * share;
+        m.value.z += v.z * share;
+        m.value.w += v.w * share;
     }
     return m;
 }
 
-// The head's output: a sink is one more logit without a value (-infinity: none).
-__device__ inline float attention_output(const Merged& m, float sink) {
+// What the merged values are multiplied by; a sink is one more logit without a value (-infinity: none).
+__device__ inline float output_share(const Merged& m, float sink) {
     const float top = fmaxf(m.highest, sink * kLog2e);
     const float share = exp2_approx(m.highest - top);
-    return m.value * share / (m.total * share + exp2_approx(sink * kLog2e - top));
+    return share / (m.total * share + exp2_approx(sink * kLog2e - top));
 }
 
 }  // namespace tessera::gpu

@@ -20,6 +20,7 @@
 #include <cstdint>
 
 #include "tiles/packed.h"
+#include "tiles/rows_gpu.cuh"
 
 namespace tessera::gpu {
 
@@ -47,18 +48,19 @@ struct Sums {
     float at[4] = {0, 0, 0, 0};
 };
 
+// The same in two halves, of alternate steps: an mma need not wait for the one before.
+struct TwoSums {
+    Sums even, odd;
+
+    __device__ float operator[](uint32_t i) const { return even.at[i] + odd.at[i]; }
+};
+
 __device__ inline void mma(Sums& c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                            uint32_t b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(c.at[0]), "+f"(c.at[1]), "+f"(c.at[2]), "+f"(c.at[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-__device__ inline uint32_t pack_bf16(float low, float high) {
-    uint32_t both;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
 }
 
 __device__ inline uint32_t multiply_bf16(uint32_t a, uint32_t b) {
@@ -76,19 +78,20 @@ __device__ inline uint32_t e2m1_pair(uint32_t word) {
     return (rest & 0x01c001c0u) | (sign & 0x80008000u);
 }
 
-// Four columns of fp8 (bytes 0, 2, 1, 3) times their scale, rounded to bf16.
+// Four columns of fp8 (bytes 0, 2, 1, 3) times their scale, rounded to bf16. e4m3's bits in a float's
+// places are 2^-120 of its value, subnormals too: `scale` is 2^120 of the block's. (The conversions of the
+// instruction set take twice as long.)
 __device__ inline uint2 e4m3_columns(uint32_t word, float scale) {
-    float x[4];
-    asm("{\n.reg .b16 low, high, a, b, c, d;\n.reg .b32 even, odd;\n"
-        "mov.b32 {low, high}, %4;\n"
-        "cvt.rn.f16x2.e4m3x2 even, low;\n"
-        "cvt.rn.f16x2.e4m3x2 odd, high;\n"
-        "mov.b32 {a, b}, even;\nmov.b32 {c, d}, odd;\n"
-        "cvt.f32.f16 %0, a;\ncvt.f32.f16 %2, b;\ncvt.f32.f16 %1, c;\ncvt.f32.f16 %3, d;\n}"
-        : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
-        : "r"(word));
-    return {pack_bf16(x[0] * scale, x[1] * scale), pack_bf16(x[2] * scale, x[3] * scale)};
+    const auto value = [&](uint32_t top) {
+        return __uint_as_float(static_cast<uint32_t>(static_cast<int32_t>(top) >> 4) & 0x87f00000u) *
+               scale;
+    };
+    return {pack_bf16(value(word << 24), value(word << 8)),
+            pack_bf16(value(word << 16), value(word))};
 }
+inline constexpr float kFp8Rescale = 0x1p120f;
+// Of a block's scale: times 2^120 it must stay a float.
+inline constexpr float kFp8ScaleMax = 0x1p7f;
 
 // The next bf16 term of two floats, cut off rather than rounded, and what is left of them.
 __device__ inline uint32_t take_term(float& low, float& high) {
@@ -103,10 +106,10 @@ __device__ inline T load_shared(const void* at) {
     return *static_cast<const T*>(at);
 }
 
-// Adds the panel's products with columns [0, 128) of `x` to the lane's sums. `rows`: where token
-// lane / 4 lies in `x`, or null if it has none: its sums stay.
+// Adds the panel's products with 128 columns of the activations to the lane's sums. `token`: where those
+// of token lane / 4 begin, or null if it has none: zeros.
 template <Format format>
-__device__ inline void multiply_panel(const std::byte* panel, const uint16_t* token, Sums& sums) {
+__device__ inline void multiply_panel(const std::byte* panel, const uint16_t* token, TwoSums& sums) {
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     const std::byte* const groups = panel + panel_scale_bytes(format) + g * 8;
     const auto group = [&](uint32_t index) { return load_shared<uint2>(groups + index * kGroupBytes); };
@@ -118,19 +121,21 @@ __device__ inline void multiply_panel(const std::byte* panel, const uint16_t* to
             const uint32_t scales = load_shared<uint16_t>(panel + block * kUnitRows + 2 * g);
             const uint32_t s0 = ((scales & 255u) + 64u) * 0x00800080u;
             const uint32_t s1 = ((scales >> 8) + 64u) * 0x00800080u;
-            mma(sums, multiply_bf16(e2m1_pair<0>(w.x), s0), multiply_bf16(e2m1_pair<0>(w.y), s1),
+            mma(sums.even, multiply_bf16(e2m1_pair<0>(w.x), s0), multiply_bf16(e2m1_pair<0>(w.y), s1),
                 multiply_bf16(e2m1_pair<1>(w.x), s0), multiply_bf16(e2m1_pair<1>(w.y), s1), x.x, x.y);
-            mma(sums, multiply_bf16(e2m1_pair<2>(w.x), s0), multiply_bf16(e2m1_pair<2>(w.y), s1),
+            mma(sums.odd, multiply_bf16(e2m1_pair<2>(w.x), s0), multiply_bf16(e2m1_pair<2>(w.y), s1),
                 multiply_bf16(e2m1_pair<3>(w.x), s0), multiply_bf16(e2m1_pair<3>(w.y), s1), x.z, x.w);
         }
     } else if constexpr (format == Format::fp8) {
-        const float2 scale = load_shared<float2>(panel + g * 8);
+        float2 scale = load_shared<float2>(panel + g * 8);
+        scale.x *= kFp8Rescale;
+        scale.y *= kFp8Rescale;
 #pragma unroll
         for (uint32_t step = 0; step < 8; ++step) {
             const uint2 w = group(4 * step + q);
             const uint2 x = token ? load_shared<uint2>(token + (4 * step + q) * 4) : uint2{};
             const uint2 a = e4m3_columns(w.x, scale.x), b = e4m3_columns(w.y, scale.y);
-            mma(sums, a.x, b.x, a.y, b.y, x.x, x.y);
+            mma(step % 2 == 0 ? sums.even : sums.odd, a.x, b.x, a.y, b.y, x.x, x.y);
         }
     } else if constexpr (format == Format::bf16) {
 #pragma unroll
@@ -138,7 +143,7 @@ __device__ inline void multiply_panel(const std::byte* panel, const uint16_t* to
             const uint2 a = group(8 * step + q), b = group(8 * step + 4 + q);
             const uint32_t x = token ? load_shared<uint32_t>(token + 16 * step + 2 * q) : 0;
             const uint32_t y = token ? load_shared<uint32_t>(token + 16 * step + 8 + 2 * q) : 0;
-            mma(sums, a.x, a.y, b.x, b.y, x, y);
+            mma(step % 2 == 0 ? sums.even : sums.odd, a.x, a.y, b.x, b.y, x, y);
         }
     } else {
 #pragma unroll 2
@@ -152,9 +157,33 @@ __device__ inline void multiply_panel(const std::byte* panel, const uint16_t* to
             for (uint32_t term = 0; term < 3; ++term) {
                 const uint32_t a0 = take_term(w[0].x, w[1].x), a1 = take_term(w[0].y, w[1].y);
                 const uint32_t a2 = take_term(w[2].x, w[3].x), a3 = take_term(w[2].y, w[3].y);
-                mma(sums, a0, a1, a2, a3, x.x, x.y);
+                mma(step % 2 == 0 ? sums.even : sums.odd, a0, a1, a2, a3, x.x, x.y);
             }
         }
+    }
+}
+
+// Panels `first`, `first` + `step`, ... before `end` of a unit, by one warp: panel i lies at page + i *
+// panel_bytes, and its columns of token lane / 4 at token + i * kPanelColumns.
+template <Format format>
+__device__ inline void multiply_panels(const std::byte* page, const uint16_t* token, uint32_t first,
+                                       uint32_t end, uint32_t step, TwoSums& sums) {
+#pragma unroll 1
+    for (uint32_t i = first; i < end; i += step)
+        multiply_panel<format>(page + i * panel_bytes(format),
+                               token ? token + i * kPanelColumns : nullptr, sums);
+}
+__device__ inline void multiply_panels(Format format, const std::byte* page, const uint16_t* token,
+                                       uint32_t first, uint32_t end, uint32_t step, TwoSums& sums) {
+    switch (format) {
+        case Format::mxfp4:
+            return multiply_panels<Format::mxfp4>(page, token, first, end, step, sums);
+        case Format::fp8:
+            return multiply_panels<Format::fp8>(page, token, first, end, step, sums);
+        case Format::bf16:
+            return multiply_panels<Format::bf16>(page, token, first, end, step, sums);
+        case Format::f32:
+            return multiply_panels<Format::f32>(page, token, first, end, step, sums);
     }
 }
 

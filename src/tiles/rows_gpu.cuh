@@ -18,6 +18,12 @@ __device__ inline uint32_t to_bf16_bits(float value) {
     return bits;
 }
 
+__device__ inline uint32_t pack_bf16(float low, float high) {
+    uint32_t both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+
 __device__ inline float round_to_bf16(float value) {
     return from_bf16(to_bf16_bits(value));
 }
@@ -46,51 +52,48 @@ __device__ inline float high_half(uint32_t both) {
     return __uint_as_float(both & 0xffff0000u);
 }
 
-// One row by one warp: out = bf16(bf16(x / rms(x)) * gain), bf16, zeros up to a whole panel. `width` is
-// a multiple of 8. The row is also copied to `tap`, unless that is null.
-__device__ inline void norm_row(const uint16_t* x, const float* gain, uint32_t width, float epsilon,
-                                uint16_t* out, uint16_t* tap) {
-    const uint32_t lane = threadIdx.x % 32;
-    float squares = 0;
-#pragma unroll 8
-    for (uint32_t i = lane * 8; i < width; i += 256) {
-        const uint4 v = *reinterpret_cast<const uint4*>(x + i);
-        *reinterpret_cast<uint4*>(out + i) = v;
-        if (tap != nullptr) *reinterpret_cast<uint4*>(tap + i) = v;
+// Eight bf16 values, which a thread reads and writes at once.
+struct Eight {
+    uint32_t at[4];
+
+    __device__ static Eight load(const uint16_t* from) {
+        const uint4 v = *reinterpret_cast<const uint4*>(from);
+        return {{v.x, v.y, v.z, v.w}};
+    }
+    __device__ void store(uint16_t* to) const {
+        *reinterpret_cast<uint4*>(to) = {at[0], at[1], at[2], at[3]};
+    }
+    __device__ float squares() const {
+        float sum = 0;
 #pragma unroll
-        for (uint32_t k = 0; k < 4; ++k) {
-            const uint32_t both = k == 0 ? v.x : k == 1 ? v.y : k == 2 ? v.z : v.w;
-            squares += low_half(both) * low_half(both);
-            squares += high_half(both) * high_half(both);
-        }
+        for (const uint32_t both : at)
+            sum += low_half(both) * low_half(both) + high_half(both) * high_half(both);
+        return sum;
     }
-    const float inverse =
-        1.0f / sqrtf(warp_sum(squares) / static_cast<float>(width) + epsilon);
-    const auto turn = [&](uint32_t both, float low, float high) {
-        return to_bf16_bits(round_to_bf16(low_half(both) * inverse) * low) |
-               to_bf16_bits(round_to_bf16(high_half(both) * inverse) * high) << 16;
-    };
-    for (uint32_t i = lane * 8; i < width; i += 256) {
-        const uint4 v = *reinterpret_cast<const uint4*>(out + i);
-        const float4 a = __ldg(reinterpret_cast<const float4*>(gain + i));
-        const float4 b = __ldg(reinterpret_cast<const float4*>(gain + i + 4));
-        *reinterpret_cast<uint4*>(out + i) = {turn(v.x, a.x, a.y), turn(v.y, a.z, a.w),
-                                              turn(v.z, b.x, b.y), turn(v.w, b.z, b.w)};
+    // bf16(bf16(x * inverse) * gain).
+    __device__ Eight normed(float inverse, const float gain[8]) const {
+        Eight out;
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i)
+            out.at[i] = pack_bf16(round_to_bf16(low_half(at[i]) * inverse) * gain[2 * i],
+                                  round_to_bf16(high_half(at[i]) * inverse) * gain[2 * i + 1]);
+        return out;
     }
-    for (uint32_t i = width + lane; i < (width + 127) / 128 * 128; i += 32) out[i] = 0;
-}
+};
 
-// One row by one warp, copied; zeros up to a whole panel. `width` is a multiple of 8.
-__device__ inline void copy_row(const uint16_t* x, uint32_t width, uint16_t* out) {
-    const uint32_t lane = threadIdx.x % 32;
-#pragma unroll 8
-    for (uint32_t i = lane * 8; i < width; i += 256)
-        *reinterpret_cast<uint4*>(out + i) = *reinterpret_cast<const uint4*>(x + i);
-    for (uint32_t i = width + lane; i < (width + 127) / 128 * 128; i += 32) out[i] = 0;
-}
-
-__device__ inline void clear_row(uint32_t width, uint16_t* out) {
-    for (uint32_t i = threadIdx.x % 32; i < (width + 127) / 128 * 128; i += 32) out[i] = 0;
+// Rows of `width` values (a multiple of 8), `from_stride` apart, into shared rows `stride` apart, by
+// `threads` threads; zeros up to whole panels, and in rows from `rows` to `all`. row_at(row) is where a
+// row lies. Loads of several rows are in flight at once.
+template <typename RowAt>
+__device__ inline void copy_rows(RowAt row_at, uint32_t rows, uint32_t all, uint32_t width, uint16_t* out,
+                                 uint32_t stride, uint32_t thread, uint32_t threads) {
+    const uint32_t eights = (width + 127) / 128 * 16;
+#pragma unroll 4
+    for (uint32_t i = thread; i < all * eights; i += threads) {
+        const uint32_t row = i / eights, at = i % eights * 8;
+        const Eight value = row < rows && at < width ? Eight::load(row_at(row) + at) : Eight{};
+        value.store(out + row * stride + at);
+    }
 }
 
 // ---- Routing -----------------------------------------------------------------------------------
@@ -110,6 +113,7 @@ __device__ inline void choose_experts(const float* logits, const float* bias, ui
         biased[i] = e < experts ? score[i] + __ldg(bias + e) : -INFINITY;
     }
     float sum = 0, mine = 0;  // lane c keeps the score of choice c
+#pragma unroll 1
     for (uint32_t choice = 0; choice < per_token; ++choice) {
         float best = -INFINITY, best_score = 0;
         uint32_t expert = kRouteExperts;
@@ -164,6 +168,7 @@ __device__ inline void fill_slots(uint32_t rows, uint32_t per_token, Routing& ro
     for (uint32_t rest = bits, slot = before; rest != 0; rest &= rest - 1, ++slot)
         routing.expert[slot] = static_cast<uint16_t>(lane * 32 + __ffs(rest) - 1);
     __syncwarp();
+#pragma unroll 1
     for (uint32_t p = lane; p < rows * per_token; p += 32) {
         const uint32_t expert = routing.chosen[p], row = p / per_token;
         const uint32_t word = expert / 32;

@@ -65,6 +65,7 @@ __device__ inline void attend_chunk(const View& b, const Phase& p, const Run& ru
                             : nullptr;
         seen[half] = exists ? seen_by(h, run, b.net.draft, row) : Seen{0, 0};
     }
+#pragma unroll 1
     for (uint32_t step = warp; step * 16 < h.head_dim; step += kConsumers)
         store_queries(from[0], from[1], step, operands);
     sync_consumers();
@@ -73,7 +74,9 @@ __device__ inline void attend_chunk(const View& b, const Phase& p, const Run& ru
     const std::byte* const keys = b.cache_head(p, run.cache, task.kv);
     const std::byte* const values = keys + p.cache.key_bytes(h);
     const uint32_t part = warp / sharers(h), first_dim = warp % sharers(h) * kValueDims;
+    if (part >= block_parts(h)) return;  // a warp too many
     AttentionSums sums;
+#pragma unroll 1
     for (uint32_t at = begin + part * kKeyTile; at < end; at += block_parts(h) * kKeyTile) {
         if (at + kKeyTile <= first) continue;
         const uint32_t place = at % p.cache.ring;
@@ -85,7 +88,7 @@ __device__ inline void attend_chunk(const View& b, const Phase& p, const Run& ru
     store_part(sums, h.v_head_dim, first_dim, part_at(b, h, part));
 }
 
-// Writes value `dim` of a query's output.
+// Writes four values of a query's output, from dim `dim`.
 __device__ inline void mix(const View& b, const Phase& p, const Run& run, const Task& task,
                            uint32_t query, uint32_t dim, const Merged& merged) {
     const Heads& h = b.heads(p);
@@ -93,15 +96,17 @@ __device__ inline void mix(const View& b, const Phase& p, const Run& run, const 
     if (at >= h.group() * run.rows) return;
     const uint32_t head = task.kv * h.group() + at / run.rows, row = run.first + at % run.rows;
     const float sink = p.vector != nullptr ? __ldg(p.vector + head) : -INFINITY;
-    b.net.mixed[(uint64_t{row} * h.heads + head) * h.v_head_dim + dim] =
-        static_cast<uint16_t>(to_bf16_bits(attention_output(merged, sink)));
+    const float share = output_share(merged, sink);
+    *reinterpret_cast<uint2*>(b.net.mixed + (uint64_t{row} * h.heads + head) * h.v_head_dim + dim) = {
+        pack_bf16(merged.value.x * share, merged.value.y * share),
+        pack_bf16(merged.value.z * share, merged.value.w * share)};
 }
 
 // Task `next` of the run, whose first 16 queries are the step's `first_tile`.
 __device__ inline void attend_task(const View& b, const Phase& p, const Run& run, const Tasks& tasks,
                                    uint32_t next, uint32_t first_tile) {
     const Heads& h = b.heads(p);
-    const uint32_t width = h.v_head_dim;
+    const uint32_t width = h.v_head_dim, fours = width / 4;
     const uint32_t tile = next / tasks.chunks;
     const Task task{tile / tasks.tiles, tile % tasks.tiles, next % tasks.chunks, tasks.chunks,
                     first_tile + tile};
@@ -111,10 +116,12 @@ __device__ inline void attend_task(const View& b, const Phase& p, const Run& run
     float* const parts =
         b.net.parts + uint64_t{task.index} * b.net.part_chunks * part_floats(width);
     float* const part = parts + uint64_t{task.chunk} * part_floats(width);
-    for (uint32_t i = threadIdx.x; i < kQueries * width; i += kConsumerThreads) {
-        const uint32_t query = i / width, dim = i % width;
-        const Merged merged = merge_parts(part_at(b, h, 0), part_floats(width), block_parts(h),
-                                          query, dim, width);
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < kQueries * fours; i += kConsumerThreads) {
+        const uint32_t query = i / fours, dim = i % fours * 4;
+        const float* const own = part_at(b, h, 0);
+        const Merged merged = merge_parts(own, own, part_floats(width), block_parts(h), query, dim,
+                                          width);
         if (task.chunks == 1) {
             mix(b, p, run, task, query, dim, merged);
             continue;
@@ -123,18 +130,25 @@ __device__ inline void attend_task(const View& b, const Phase& p, const Run& run
             part[query] = merged.highest;
             part[kQueries + query] = merged.total;
         }
-        part[2 * kQueries + i] = merged.value;
+        *reinterpret_cast<float4*>(part + 2 * kQueries + query * width + dim) = merged.value;
     }
     sync_consumers();
     if (task.chunks == 1) return;
     if (threadIdx.x == 0)
-        *b.last() = arrive_last(&b.net.arrivals[p.counters + task.index], task.chunks);
+        b.counts().last = arrive_last(&b.net.arrivals[p.counters + task.index], task.chunks);
     sync_consumers();
-    if (!*b.last()) return;
-    for (uint32_t i = threadIdx.x; i < kQueries * width; i += kConsumerThreads) {
-        const uint32_t query = i / width, dim = i % width;
+    if (!b.counts().last) return;
+    // All chunks' numbers at once, then their values.
+    float* const numbers = part_at(b, h, 0);
+    for (uint32_t i = threadIdx.x; i < task.chunks * 2 * kQueries; i += kConsumerThreads)
+        numbers[i] = parts[i / (2 * kQueries) * part_floats(width) + i % (2 * kQueries)];
+    sync_consumers();
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < kQueries * fours; i += kConsumerThreads) {
+        const uint32_t query = i / fours, dim = i % fours * 4;
         mix(b, p, run, task, query, dim,
-            merge_parts(parts, part_floats(width), task.chunks, query, dim, width));
+            merge_parts(numbers, parts, part_floats(width), task.chunks, query, dim, width,
+                        2 * kQueries));
     }
     sync_consumers();
 }
@@ -146,6 +160,7 @@ __device__ inline void attend(const View& b, const Phase& p) {
         const Run& run = b.step().run[i];
         const Tasks tasks(h, run, b.net.draft);
         const uint32_t count = tasks.count(h);
+#pragma unroll 1
         for (; next < count; next += gridDim.x)
             attend_task(b, p, run, tasks, next, tiles);
         next -= count;

@@ -11,9 +11,17 @@ namespace tessera::gpu {
 
 inline constexpr uint32_t kConsumerThreads = kConsumers * 32;
 inline constexpr uint32_t kBlockThreads = kConsumerThreads + 32;
-// Who adds up what the consumers' warps have of a unit: a thread for each of 16 rows of 8 tokens.
-inline constexpr uint32_t kUnitThreads = kUnitRows * kTokens;
-inline constexpr uint32_t kConsumersBarrier = 1, kUnitBarrier = 2;
+inline constexpr uint32_t kUnitSums = kUnitRows * kTokens;  // of a unit: [row][token]
+inline constexpr uint32_t kConsumersBarrier = 1;
+
+// Counts of a block, in shared memory.
+struct Counts {
+    uint32_t deposited[kDepositSlots];  // warps that have left their sums of a unit
+    uint32_t finished;   // units that have been added up, since the launch
+    uint32_t last;       // whether this block's arrival was the last of all blocks'
+    uint32_t shared[2];  // groups of the phase that other blocks have pieces of, or kNone
+};
+inline constexpr uint32_t kNone = ~0u;
 
 // What lies where in the block's shared memory.
 struct View {
@@ -37,9 +45,8 @@ struct View {
     __device__ PageBarrier* routed() const {
         return reinterpret_cast<PageBarrier*>(memory + net.shared.routing + sizeof(Routing));
     }
-    // Whether this block's arrival was a group's last: one flag for each of two groups.
-    __device__ uint32_t* last() const {
-        return reinterpret_cast<uint32_t*>(memory + net.shared.routing + sizeof(Routing) + 8);
+    __device__ Counts& counts() const {
+        return *reinterpret_cast<Counts*>(memory + net.shared.routing + sizeof(Routing) + 8);
     }
     __device__ Step& step() const { return *reinterpret_cast<Step*>(memory + net.shared.step); }
 
@@ -50,12 +57,9 @@ struct View {
     }
 };
 
-// A barrier among all consumers, and one among those who add up units.
+// A barrier among all consumers.
 __device__ inline void sync_consumers() {
     sync_threads(kConsumersBarrier, kConsumerThreads);
-}
-__device__ inline void sync_unit() {
-    sync_threads(kUnitBarrier, kUnitThreads);
 }
 
 struct Block : View {
@@ -89,18 +93,16 @@ struct Range {
     uint32_t begin, end;
 };
 
+// Equal shares. `total` * `count` is below 2^32 (phases.cpp sees to it): a division of 64 bits is a
+// hundred instructions, and the kernel has to stay in the caches of instructions.
 __device__ inline Range share_of(uint32_t total, uint32_t index, uint32_t count) {
-    return {static_cast<uint32_t>(uint64_t{total} * index / count),
-            static_cast<uint32_t>(uint64_t{total} * (index + 1) / count)};
+    return {total * index / count, total * (index + 1) / count};
 }
 
 // Whose share `at` is.
 __device__ inline uint32_t owner_of(uint32_t total, uint32_t at, uint32_t count) {
-    return static_cast<uint32_t>(((uint64_t{at} + 1) * count - 1) / total);
+    return ((at + 1) * count - 1) / total;
 }
-
-template <Format format>
-inline constexpr uint32_t kPagePanels = kPageBytes / panel_bytes(format);
 
 // A matrix is a run of panels, unit by unit. It is cut into groups of units that one epilogue needs
 // together, a group into `splits` pieces of columns; a block has a run of pieces, and so of panels.
@@ -123,26 +125,22 @@ struct Cut {
         const Range pieces = share_of(groups * splits, block, blocks);
         return {panel_of(pieces.begin), panel_of(pieces.end)};
     }
-    // The blocks that have pieces of a group: all between, too.
-    __device__ Range blocks_of(uint32_t g, uint32_t blocks) const {
-        return {owner_of(groups * splits, g * splits, blocks),
-                owner_of(groups * splits, (g + 1) * splits - 1, blocks) + 1};
+    // How many blocks have pieces of a group; and which of them `block`, one of them, is. With fewer
+    // pieces than blocks each piece has a block to itself, and blocks between have none.
+    __device__ uint32_t sharers(uint32_t g, uint32_t blocks) const {
+        if (groups * splits <= blocks) return splits;
+        return owner_of(groups * splits, (g + 1) * splits - 1, blocks) - first_owner(g, blocks) + 1;
+    }
+    __device__ uint32_t sharer(uint32_t g, uint32_t block, uint32_t blocks) const {
+        if (groups * splits <= blocks)
+            return share_of(groups * splits, block, blocks).begin - g * splits;
+        return block - first_owner(g, blocks);
+    }
+
+  private:
+    __device__ uint32_t first_owner(uint32_t g, uint32_t blocks) const {
+        return owner_of(groups * splits, g * splits, blocks);
     }
 };
-
-// Calls what(integral constant of the format).
-template <typename What>
-__device__ __forceinline__ void by_format(Format format, What what) {
-    switch (format) {
-        case Format::mxfp4:
-            return what(std::integral_constant<Format, Format::mxfp4>{});
-        case Format::fp8:
-            return what(std::integral_constant<Format, Format::fp8>{});
-        case Format::bf16:
-            return what(std::integral_constant<Format, Format::bf16>{});
-        case Format::f32:
-            return what(std::integral_constant<Format, Format::f32>{});
-    }
-}
 
 }  // namespace tessera::gpu

@@ -1,6 +1,6 @@
-// The consumers: eight warps that do a phase's work on their block's share, page by page. Between phases
-// they wait for all blocks; within one they meet at the end of every unit, whose columns they have dealt
-// out among themselves.
+// The consumers: warps that do a phase's work on their block's share, page by page. Between phases they
+// wait for all blocks; within one they wait for pages alone: a unit's panels are dealt out among them, and
+// the last to be done with a unit adds up what all have of it.
 #pragma once
 
 #include "runtime/gpu/attend.cuh"
@@ -17,7 +17,9 @@ class Consumers {
           step_(block.step()),
           warp_(threadIdx.x / 32),
           passed_(base),
-          stride_(0) {}
+          stride_(0) {
+        if (threadIdx.x == 0) b_.counts().shared[0] = b_.counts().shared[1] = kNone;
+    }
 
     __device__ __forceinline__ void run(uint32_t begin, uint32_t end) {
         for (uint32_t i = begin; i < end; ++i) {
@@ -61,64 +63,96 @@ class Consumers {
         if (b_.fresh(index)) prepare(p);
         if (b_.routes(index)) route(index);
         sync_consumers();
-        by_format(p.matrix.format, [&](auto format) {
-            if (!p.moe) {
-                matrix<format()>(p);
-            } else if (p.op == Op::gate_up) {
-                gate_up<format()>(p);
-            } else {
-                down<format()>(p);
-            }
-        });
+        if (p.moe && p.op == Op::down) {
+            down(p);
+        } else {
+            matrix(p);
+        }
         sync_consumers();  // shared memory is free for what follows
     }
 
     // ---------------------------------------------------------------- activations
 
-    // Whatever the phase multiplies with, into shared memory: a warp for each row.
+    // Whatever the phase multiplies with, into shared memory.
     __device__ void prepare(const Phase& p) {
-        const uint32_t row = warp_;
-        uint16_t* const all = b_.activations();
-        const auto rows_of = [&](const uint16_t* from, uint32_t columns, uint32_t from_stride) {
-            stride_ = activation_stride(columns);
-            if (row < step_.rows) {
-                copy_row(from + uint64_t{row} * from_stride, columns, all + row * stride_);
-            } else {
-                clear_row(columns, all + row * stride_);
-            }
-        };
+        const Heads& h = b_.heads(p);
         switch (p.op) {
-            case Op::output: {
-                const Heads& h = b_.heads(p);
-                return rows_of(net_.mixed, h.heads * h.v_head_dim, h.heads * h.v_head_dim);
+            case Op::output:
+                return copy([&](uint32_t row) { return net_.mixed + row * h.heads * h.v_head_dim; },
+                            step_.rows, kTokens, h.heads * h.v_head_dim);
+            case Op::down: {
+                // Of experts: a row for each pair of a token and one of its choices.
+                const uint32_t pairs = p.moe ? step_.rows * net_.per_token : step_.rows;
+                return copy([&](uint32_t row) { return net_.gated + row * net_.gated_columns; }, pairs,
+                            p.moe ? pairs : kTokens, p.matrix.columns);
             }
-            case Op::down:
-                if (!p.moe) return rows_of(net_.gated, p.matrix.columns, net_.gated_columns);
-                stride_ = activation_stride(p.matrix.columns);
-                for (uint32_t pair = warp_; pair < step_.rows * net_.per_token; pair += kConsumers)
-                    copy_row(net_.gated + uint64_t{pair} * net_.gated_columns, p.matrix.columns,
-                             all + pair * stride_);
-                return;
             case Op::fuse:
-                stride_ = activation_stride(p.matrix.columns);
-                if (row < step_.context_rows) {
-                    copy_row(step_.context_taps[row], p.matrix.columns, all + row * stride_);
-                } else {
-                    clear_row(p.matrix.columns, all + row * stride_);
-                }
-                return;
+                return copy([&](uint32_t row) { return step_.context_taps[row]; }, step_.context_rows,
+                            kTokens, p.matrix.columns);
             default:
-                break;
+                return normalize(p);
         }
+    }
+
+    template <typename RowAt>
+    __device__ void copy(RowAt row_at, uint32_t rows, uint32_t all, uint32_t columns) {
+        stride_ = activation_stride(columns);
+        copy_rows(row_at, rows, all, columns, b_.activations(), stride_, threadIdx.x, kConsumerThreads);
+    }
+
+    // All rows at once: a thread has the same columns of every row, so that it asks for the gains once.
+    // A row's squares are added up by column, lane and warp.
+    __device__ void normalize(const Phase& p) {
         const bool context = p.norm == kNormContext;
-        stride_ = activation_stride(net_.hidden);
-        uint16_t* const out = all + row * stride_;
-        if (row >= (context ? step_.context_rows : step_.rows)) return clear_row(net_.hidden, out);
-        // One block keeps a row's taps.
-        uint16_t* tap = p.tap > 0 && blockIdx.x == row % gridDim.x ? step_.taps[row] : nullptr;
-        if (tap != nullptr) tap += uint64_t{p.tap - 1u} * net_.hidden;
-        norm_row((context ? net_.fused : net_.residual) + uint64_t{row} * net_.hidden, p.gain,
-                 net_.hidden, net_.epsilon, out, tap);
+        const uint32_t rows = context ? step_.context_rows : step_.rows, width = net_.hidden;
+        const uint16_t* const from = context ? net_.fused : net_.residual;
+        stride_ = activation_stride(width);
+        uint16_t* const out = b_.activations();
+        float squares[kTokens] = {};
+#pragma unroll 1
+        for (uint32_t at = threadIdx.x * 8; at < (width + 127) / 128 * 128; at += kConsumerThreads * 8) {
+#pragma unroll
+            for (uint32_t row = 0; row < kTokens; ++row) {
+                const Eight value = row < rows && at < width
+                                        ? Eight::load(from + uint64_t{row} * width + at)
+                                        : Eight{};
+                value.store(out + row * stride_ + at);
+                squares[row] += value.squares();
+            }
+        }
+        float* const of_warps = b_.deposits();  // free between phases
+#pragma unroll
+        for (uint32_t row = 0; row < kTokens; ++row) {
+            squares[row] = warp_sum(squares[row]);
+            if (threadIdx.x % 32 == 0) of_warps[row * kConsumers + warp_] = squares[row];
+        }
+        sync_consumers();
+        if (threadIdx.x < kTokens) {
+            float sum = 0;
+            for (uint32_t w = 0; w < kConsumers; ++w) sum += of_warps[threadIdx.x * kConsumers + w];
+            of_warps[kTokens * kConsumers + threadIdx.x] =
+                1.0f / sqrtf(sum / static_cast<float>(width) + net_.epsilon);
+        }
+        sync_consumers();
+        float inverse[kTokens];
+#pragma unroll
+        for (uint32_t row = 0; row < kTokens; ++row) inverse[row] = of_warps[kTokens * kConsumers + row];
+#pragma unroll 1
+        for (uint32_t at = threadIdx.x * 8; at < width; at += kConsumerThreads * 8) {
+            const float4 a = __ldg(reinterpret_cast<const float4*>(p.gain + at));
+            const float4 b = __ldg(reinterpret_cast<const float4*>(p.gain + at + 4));
+            const float gain[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+            for (uint32_t row = 0; row < kTokens; ++row) {
+                uint16_t* const to = out + row * stride_ + at;
+                const Eight value = Eight::load(to);
+                // One block keeps a row's taps.
+                if (p.tap > 0 && blockIdx.x == row % gridDim.x && row < rows &&
+                    step_.taps[row] != nullptr)
+                    value.store(step_.taps[row] + (p.tap - 1u) * width + at);
+                value.normed(inverse[row], gain).store(to);
+            }
+        }
     }
 
     __device__ void embed() {
@@ -127,6 +161,7 @@ class Consumers {
                 net_.draft && row > 0
                     ? net_.mask
                     : net_.embedding + uint64_t{step_.tokens[row]} * net_.hidden;
+#pragma unroll 1
             for (uint32_t i = threadIdx.x; i < net_.hidden; i += kConsumerThreads)
                 net_.residual[uint64_t{row} * net_.hidden + i] = from[i];
         }
@@ -155,31 +190,48 @@ class Consumers {
 
     // ---------------------------------------------------------------- matrices
 
-    // Panels [begin, end) of a matrix with `panels` a unit, from pages. A warp takes every eighth
-    // column of panels. done(unit) is called by kUnitThreads threads when a unit's sums, or all of them
-    // that the run has, stand in sums()[unit % group_units].
-    template <Format format, typename Done>
-    __device__ void stream(uint32_t begin, uint32_t end, uint32_t panels, uint32_t group_units,
-                           Done done) {
+    // Which panels of which matrix a block streams: a run of a matrix that every step needs, or pairs of
+    // units (gate, up) of the live experts. A pair has one block: where it is cut does not depend on which
+    // experts live beside it.
+    __device__ void matrix(const Phase& p) {
+        const Cut cut(p);
+        const uint32_t pairs = p.groups();
+        Range own = p.moe ? share_of(b_.routing().live * pairs, blockIdx.x, gridDim.x)
+                          : cut.range(blockIdx.x, gridDim.x);
+        if (own.begin == own.end) return;
+        const Range all = own;
+        for (uint32_t i = all.begin; i < (p.moe ? all.end : all.begin + 1); ++i) {
+            if (p.moe) own = {i % pairs * cut.group, (i % pairs + 1) * cut.group};
+            stream(p, cut, own, p.moe ? i / pairs : 0);
+        }
+        if (!p.moe) finish_shared(p, cut);
+    }
+
+    // Panels of a matrix, from pages. Panel i is warp i % kConsumers's, whichever run it is met in. No warp
+    // waits for another: where a unit ends each leaves its sums, and the last to do so adds them up.
+    __device__ void stream(const Phase& p, const Cut& cut, Range own, uint32_t slot) {
         const uint16_t* const token = b_.activations() + threadIdx.x % 32 / 4 * stride_;
-        Sums sums;
-        for (uint32_t flat = begin; flat < end;) {
-            const uint32_t page_end = min(flat + kPagePanels<format>, end);
+        TwoSums sums;
+        uint32_t unit = own.begin / cut.panels, start = unit * cut.panels;  // that `at` is in
+        uint32_t mine = own.begin + (warp_ + kConsumers - own.begin % kConsumers) % kConsumers;
+        for (uint32_t flat = own.begin; flat < own.end;) {
+            const uint32_t page_end = min(flat + p.page_panels, own.end);
             b_.ring.wait_full(b_.place, b_.distress());
             const std::byte* const page = b_.ring.page(b_.place);
             for (uint32_t at = flat; at < page_end;) {
-                const uint32_t unit = at / panels, start = unit * panels;
-                const uint32_t until = min(page_end, start + panels) - start;
-                uint32_t column = at - start;
-                column += (warp_ - column) % kConsumers;
-                for (; column < until; column += kConsumers)
-                    multiply_panel<format>(page + (start + column - flat) * panel_bytes(format),
-                                           token + column * kPanelColumns, sums);
-                at = start + until;
-                if (until == panels || at == end) {
-                    finish_unit<format>(sums, unit % group_units);
-                    if (threadIdx.x < kUnitThreads) done(unit);
+                const uint32_t until = min(page_end, start + cut.panels);
+                if (mine < until) {
+                    // Counted from the unit's first panel, which may lie before this page.
+                    multiply_panels(p.matrix.format, page - (flat - start) * p.panel_bytes, token,
+                                    mine - start, until - start, kConsumers, sums);
+                    mine += (until - mine + kConsumers - 1) / kConsumers * kConsumers;
+                }
+                at = until;
+                if (until == start + cut.panels || until == own.end) {
+                    finish_unit(p, cut, own, sums, unit, slot);
                     sums = {};
+                    start += cut.panels;
+                    ++unit;
                 }
             }
             b_.let_go();
@@ -187,119 +239,136 @@ class Consumers {
         }
     }
 
-    // The warps' sums of one unit are added up in the order of warps.
-    template <Format format>
-    __device__ void finish_unit(const Sums& sums, uint32_t slot) {
+    // While one warp adds up a unit no later unit can be finished, since that takes this warp too: so
+    // there is one that adds up at a time, and a slot is free when the unit kDepositSlots before is done.
+    __device__ void finish_unit(const Phase& p, const Cut& cut, Range own, const TwoSums& sums,
+                                uint32_t unit, uint32_t slot) {
         const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-        float* const deposits = b_.deposits() + turn_ * kConsumers * kUnitThreads;
-        turn_ ^= 1;
-        auto* const mine = reinterpret_cast<float2*>(deposits + warp_ * kUnitThreads);
-        mine[2 * g * 4 + q] = {sums.at[0], sums.at[1]};
-        mine[(2 * g + 1) * 4 + q] = {sums.at[2], sums.at[3]};
-        sync_consumers();
-        if (threadIdx.x >= kUnitThreads) return;
-        float sum = 0;
+        const uint32_t place = units_ % kDepositSlots;
+        Counts& counts = b_.counts();
+        if (units_ >= kDepositSlots)
+            wait_in_block(&counts.finished, units_ - kDepositSlots + 1, b_.distress());
+        float* const deposits = b_.deposits() + place * kConsumers * kUnitSums;
+        auto* const mine = reinterpret_cast<float2*>(deposits + warp_ * kUnitSums);
+        mine[2 * g * 4 + q] = {sums[0], sums[1]};
+        mine[(2 * g + 1) * 4 + q] = {sums[2], sums[3]};
+        ++units_;
+        __syncwarp();
+        bool last = false;
+        if (lane == 0) last = warp_arrives_last(&counts.deposited[place], kConsumers);
+        if (!__shfl_sync(~0u, last, 0)) return;
+        // In the order of warps.
+        float4 sum{};
 #pragma unroll
-        for (uint32_t w = 0; w < kConsumers; ++w) sum += deposits[w * kUnitThreads + threadIdx.x];
-        b_.sums()[slot * kUnitThreads + threadIdx.x] = sum * unscale(format);
+        for (uint32_t w = 0; w < kConsumers; ++w) {
+            const float4 more = reinterpret_cast<const float4*>(deposits + w * kUnitSums)[lane];
+            sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
+        }
+        const float times = unscale(p.matrix.format);
+        const uint32_t group = unit / p.group_units;
+        float* const all = b_.sums() + group % kDepositSlots * p.group_units * kUnitSums;
+        reinterpret_cast<float4*>(all + unit % p.group_units * kUnitSums)[lane] = {
+            sum.x * times, sum.y * times, sum.z * times, sum.w * times};
+        __syncwarp();
+        const uint32_t end = (group + 1) * cut.group;
+        if ((unit + 1) * cut.panels >= min(end, own.end)) {  // else more of the group will come
+            if (own.begin <= end - cut.group && end <= own.end) {
+                epilogue(p, group, all, slot);
+            } else {
+                leave(p, cut, own, group, all);
+            }
+        }
+        __syncwarp();
+        if (lane == 0) publish_in_block(&counts.finished, units_);
     }
 
-    // A matrix that every step needs. Groups that a block has alone are finished at once; those that it
-    // shares, its first and its last, when all their sums lie in `partials`: by whoever comes last.
-    template <Format format>
-    __device__ void matrix(const Phase& p) {
-        const Cut cut(p);
-        const Range own = cut.range(blockIdx.x, gridDim.x);
-        if (own.begin == own.end) return;
-        const uint32_t none = ~0u;
-        uint32_t shared[2] = {none, none};
-        const uint32_t units = p.group_units;
-        stream<format>(own.begin, own.end, cut.panels, units, [&](uint32_t unit) {
-            const uint32_t group = unit / units;
-            const uint32_t begin = group * cut.group, end = begin + cut.group;
-            const bool whole = own.begin <= begin && end <= own.end;
-            const bool last = (unit + 1) * cut.panels >= min(end, own.end);
-            if (!last) return;
-            if (whole) return epilogue(p, group);
-            (shared[0] == none ? shared[0] : shared[1]) = group;
-            const uint32_t piece = blockIdx.x - cut.blocks_of(group, gridDim.x).begin;
-            float* const to = partial(p, group, piece);
-            for (uint32_t u = 0; u < units; ++u) {
-                const uint32_t first = begin + u * cut.panels;
-                const bool has = first + cut.panels > own.begin && first < own.end;
-                to[u * kUnitThreads] = has ? b_.sums()[u * kUnitThreads + threadIdx.x] : 0.0f;
-            }
-        });
-        if (threadIdx.x >= kUnitThreads) return;
-        sync_unit();
-        if (threadIdx.x < 2) {
-            const uint32_t group = threadIdx.x == 0 ? shared[0] : shared[1];
-            if (group != none) {
-                const Range blocks = cut.blocks_of(group, gridDim.x);
-                b_.last()[threadIdx.x] =
-                    arrive_last(&net_.arrivals[p.counters + group], blocks.end - blocks.begin);
-            }
+    // A group that other blocks have pieces of, too: the block's first, or its last. What the block has of
+    // it goes to `partials`.
+    __device__ void leave(const Phase& p, const Cut& cut, Range own, uint32_t group, const float* sums) {
+        const uint32_t begin = group * cut.group, lane = threadIdx.x % 32;
+        if (lane == 0) b_.counts().shared[begin < own.begin ? 0 : 1] = group;
+        float* const to = partial(p, group, cut.sharer(group, blockIdx.x, gridDim.x));
+#pragma unroll 1
+        for (uint32_t u = 0; u < p.group_units; ++u) {
+            const uint32_t first = begin + u * cut.panels;
+            const bool has = first + cut.panels > own.begin && first < own.end;
+            reinterpret_cast<float4*>(to + u * kUnitSums)[lane] =
+                has ? reinterpret_cast<const float4*>(sums + u * kUnitSums)[lane] : float4{};
         }
-        sync_unit();
-#pragma unroll
-        for (uint32_t i = 0; i < 2; ++i) {
-            if (shared[i] == none || !b_.last()[i]) continue;
-            const Range blocks = cut.blocks_of(shared[i], gridDim.x);
-            for (uint32_t u = 0; u < units; ++u) {
-                float sum = 0;
-                for (uint32_t piece = 0; piece < blocks.end - blocks.begin; ++piece)
-                    sum += partial(p, shared[i], piece)[u * kUnitThreads];
-                b_.sums()[u * kUnitThreads + threadIdx.x] = sum;
-            }
-            epilogue(p, shared[i]);
+    }
+
+    // Whoever comes last to a group adds up its pieces, in the order of columns. A warp for each of the
+    // block's two.
+    __device__ void finish_shared(const Phase& p, const Cut& cut) {
+        sync_consumers();
+        if (warp_ >= 2) return;
+        const uint32_t group = b_.counts().shared[warp_], lane = threadIdx.x % 32;
+        __syncwarp();
+        if (group == kNone) return;
+        const uint32_t sharers = cut.sharers(group, gridDim.x);
+        bool last = false;
+        if (lane == 0) {
+            b_.counts().shared[warp_] = kNone;
+            last = arrive_last(&net_.arrivals[p.counters + group], sharers);
         }
+        if (!__shfl_sync(~0u, last, 0)) return;
+        float* const sums = b_.sums() + warp_ * p.group_units * kUnitSums;
+#pragma unroll 1
+        for (uint32_t i = lane; i < p.group_units * kUnitSums / 4; i += 32) {
+            float4 sum{};
+#pragma unroll 4
+            for (uint32_t piece = 0; piece < sharers; ++piece) {
+                const float4 more = reinterpret_cast<const float4*>(partial(p, group, piece))[i];
+                sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
+            }
+            reinterpret_cast<float4*>(sums)[i] = sum;
+        }
+        __syncwarp();
+        epilogue(p, group, sums, 0);
     }
 
     __device__ float* partial(const Phase& p, uint32_t group, uint32_t piece) const {
         return net_.partials + p.partials +
-               (uint64_t{group} * p.pieces_max + piece) * p.group_units * kUnitThreads + threadIdx.x;
+               (uint64_t{group} * p.pieces_max + piece) * p.group_units * kUnitSums;
     }
 
     // ---------------------------------------------------------------- what becomes of sums
 
-    // By kUnitThreads threads: thread r * 8 + t has row r of each unit, of token t.
-    __device__ __forceinline__ void epilogue(const Phase& p, uint32_t group) {
-        const uint32_t r = threadIdx.x / kTokens, t = threadIdx.x % kTokens;
-        const float sum = b_.sums()[threadIdx.x];
-        const uint32_t row = group * kUnitRows + r;  // of a matrix whose groups are single units
-        switch (p.op) {
-            case Op::qkv:
-                sync_unit();
-                if (r % 2 == 0 && row < p.matrix.rows && t < step_.rows)
-                    place_projected(p, row, t, sum, b_.sums()[threadIdx.x + kTokens]);
-                sync_unit();
-                return;
-            case Op::output:
-            case Op::down:
-                if (row < net_.hidden && t < step_.rows) keep(p.op, row, t, sum);
-                return;
-            case Op::fuse:
-                if (row < net_.hidden && t < step_.context_rows) keep(p.op, row, t, sum);
-                return;
-            case Op::router:
-                if (row < net_.experts && t < step_.rows)
-                    net_.scores[uint64_t{t} * net_.experts + row] = sum;
-                return;
-            case Op::head:
-                if (row < net_.vocab && t < step_.rows)
-                    net_.logits[uint64_t{t} * net_.vocab + row] = sum;
-                return;
-            case Op::gate_up:
-                if (row < p.matrix.rows / 2 && t < step_.rows)
-                    net_.gated[uint64_t{t} * net_.gated_columns + row] =
-                        static_cast<uint16_t>(gated(sum, b_.sums()[kUnitThreads + threadIdx.x]));
-                return;
-            case Op::query:
-            case Op::keys:
-                sync_unit();
-                return place_head(p, group);
-            default:
-                return;
+    // By one warp: `sums` has row r of token t of the group's units at [unit][r][t]. `slot`: of an expert.
+    __device__ void epilogue(const Phase& p, uint32_t group, const float* sums, uint32_t slot) {
+        if (p.op == Op::query || p.op == Op::keys) return place_head(p, group, sums);
+        const uint32_t rows = p.op == Op::fuse ? step_.context_rows : step_.rows;
+#pragma unroll 1
+        for (uint32_t i = threadIdx.x % 32; i < kUnitSums; i += 32) {
+            const uint32_t r = i / kTokens, t = i % kTokens;
+            const uint32_t row = group * kUnitRows + r;  // where a group is one unit
+            const float sum = sums[i];
+            if (t >= rows || row >= p.matrix.rows) continue;
+            switch (p.op) {
+                case Op::qkv:
+                    if (r % 2 == 0) place_projected(p, row, t, sum, sums[i + kTokens]);
+                    break;
+                case Op::output:
+                case Op::down:
+                case Op::fuse:
+                    keep(p.op, row, t, sum);
+                    break;
+                case Op::router:
+                    net_.scores[t * net_.experts + row] = sum;
+                    break;
+                case Op::head:
+                    net_.logits[t * net_.vocab + row] = sum;
+                    break;
+                case Op::gate_up: {
+                    const uint32_t to = p.moe ? b_.routing().pair[slot][t] : t;
+                    if (to != kNoPair && row < p.matrix.rows / 2)
+                        net_.gated[to * net_.gated_columns + row] =
+                            static_cast<uint16_t>(gated(sum, sums[kUnitSums + i]));
+                    break;
+                }
+                default:
+                    break;
+            }
         }
     }
 
@@ -328,6 +397,7 @@ class Consumers {
         const uint32_t rows = fuse ? step_.context_rows : step_.rows;
         const Range own = share_of(rows * net_.hidden, blockIdx.x, gridDim.x);
         const float share = net_.loop_back ? 1.0f / static_cast<float>(net_.ranks) : 1.0f;
+#pragma unroll 1
         for (uint32_t i = own.begin + threadIdx.x; i < own.end; i += kConsumerThreads) {
             float sum = 0;
 #pragma unroll 8
@@ -399,37 +469,33 @@ class Consumers {
     }
 
     // A whole head of a drafter's query or keys, normalised over its dims, of the block's rows or the
-    // context's. By kUnitThreads threads; sums() has the head's dims, kTokens each.
-    __device__ void place_head(const Phase& p, uint32_t head) {
+    // context's. By one warp, a quarter of it for each token in turn; `sums` has the head's dims, kTokens
+    // each.
+    __device__ void place_head(const Phase& p, uint32_t head, const float* sums) {
         const Heads& h = b_.heads(p);
-        const uint32_t r = threadIdx.x / kTokens, t = threadIdx.x % kTokens;
+        const uint32_t part = threadIdx.x % 32 / kTokens, t = threadIdx.x % kTokens;
         const bool context = p.norm == kNormContext;
         const bool is_value = p.op == Op::keys && head >= h.kv_heads;
-        float* const sums = b_.sums();
+        constexpr uint32_t kParts = 32 / kTokens;
         float inverse = 1;
         if (!is_value) {
             float squares = 0;
-            for (uint32_t d = r; d < h.head_dim; d += kUnitRows) {
+#pragma unroll 4
+            for (uint32_t d = part; d < h.head_dim; d += kParts) {
                 const float x = round_to_bf16(sums[d * kTokens + t]);
                 squares += x * x;
             }
             squares += __shfl_xor_sync(~0u, squares, 8);
             squares += __shfl_xor_sync(~0u, squares, 16);
-            // Where the first warp deposits next: nobody else writes there before it does.
-            float* const of_warps = b_.deposits() + turn_ * kConsumers * kUnitThreads;
-            if (threadIdx.x % 32 < kTokens) of_warps[warp_ * kTokens + t] = squares;
-            sync_unit();
-            squares = 0;
-#pragma unroll
-            for (uint32_t w = 0; w < kUnitThreads / 32; ++w) squares += of_warps[w * kTokens + t];
             inverse = 1.0f / sqrtf(squares / static_cast<float>(h.head_dim) + net_.epsilon);
         }
-        const uint32_t rows = context ? step_.context_rows : step_.rows;
+        if (t >= (context ? step_.context_rows : step_.rows)) return;
         const uint32_t dims = is_value ? h.v_head_dim : h.head_dim;
-        for (uint32_t d = 2 * r; d < dims && t < rows; d += 2 * kUnitRows) {
-            const uint32_t position =
-                context ? step_.context_position + t : step_.positions[t];
-            std::byte* const cache = step_.run[0].cache;
+        const uint32_t position = context ? step_.context_position + t : step_.positions[t];
+        std::byte* const cache = step_.run[0].cache;
+        const float* const angles = angles_of(h, position);
+#pragma unroll 1
+        for (uint32_t d = 2 * part; d < dims; d += 2 * kParts) {
             float low = sums[d * kTokens + t], high = sums[(d + 1) * kTokens + t];
             if (is_value) {
                 place_value(p, h, cache, (head - h.kv_heads) * dims + d, position, low, high);
@@ -437,7 +503,6 @@ class Consumers {
             }
             low = round_to_bf16(round_to_bf16(low) * inverse) * __ldg(p.vector + d);
             high = round_to_bf16(round_to_bf16(high) * inverse) * __ldg(p.vector + d + 1);
-            const float* const angles = angles_of(h, position);
             if (p.op == Op::keys) {
                 place_key(p, h, cache, head * dims + d, position, angles, low, high);
             } else {
@@ -445,34 +510,12 @@ class Consumers {
                                              head * dims + d) = turned(h, d, angles, low, high);
             }
         }
-        sync_unit();
     }
 
     // ---------------------------------------------------------------- experts
 
-    // Pairs of units (gate, up) of the live experts. A pair has one block: where it is cut does not
-    // depend on which experts live beside it.
-    template <Format format>
-    __device__ void gate_up(const Phase& p) {
-        const Routing& routing = b_.routing();
-        const uint32_t panels = p.matrix.panels(), pairs = p.matrix.units() / 2;
-        const Range own = share_of(routing.live * pairs, blockIdx.x, gridDim.x);
-        const uint32_t r = threadIdx.x / kTokens, t = threadIdx.x % kTokens;
-        for (uint32_t i = own.begin; i < own.end; ++i) {
-            const uint32_t slot = i / pairs, column = i % pairs * kUnitRows + r;
-            stream<format>(0, 2 * panels, panels, 2, [&](uint32_t unit) {
-                const uint32_t pair = routing.pair[slot][t];
-                if (unit == 0 || pair == kNoPair) return;
-                net_.gated[uint64_t{pair} * net_.gated_columns + column] =
-                    static_cast<uint16_t>(gated(b_.sums()[threadIdx.x],
-                                                b_.sums()[kUnitThreads + threadIdx.x]));
-            });
-        }
-    }
-
     // The block's own rows of all live experts. A warp has whole (expert, unit)s, whose sums wait for
     // each other: a row adds its experts in ascending order, whichever others are live.
-    template <Format format>
     __device__ void down(const Phase& p) {
         const Routing& routing = b_.routing();
         const uint32_t panels = p.matrix.panels();
@@ -480,18 +523,17 @@ class Consumers {
         const uint32_t own = units.end - units.begin, run = own * panels;
         if (run == 0) return;
         const uint32_t live = routing.live, rows = own * kUnitRows;
-        const uint32_t together_runs = kPagePanels<format> / run;
+        const uint32_t together = p.page_panels / run;
         const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-        Sums sums;
+        const float times = unscale(p.matrix.format);
+        TwoSums sums;
         for (uint32_t flat = 0; flat < live * run;) {
-            const uint32_t page_end =
-                together_runs > 0
-                    ? min(flat + together_runs * run, live * run)
-                    : min(flat + kPagePanels<format>, (flat / run + 1) * run);
+            const uint32_t page_end = together > 0 ? min(flat + together * run, live * run)
+                                                   : min(flat + p.page_panels, (flat / run + 1) * run);
             b_.ring.wait_full(b_.place, b_.distress());
             const std::byte* const page = b_.ring.page(b_.place);
             uint32_t item = flat / panels;
-            item += (warp_ - item) % kConsumers;
+            item += (warp_ + kConsumers - item % kConsumers) % kConsumers;
             for (; item * panels < page_end; item += kConsumers) {
                 const uint32_t slot = item / own;
                 const uint32_t pair = routing.pair[slot][g];
@@ -499,17 +541,15 @@ class Consumers {
                     pair == kNoPair ? nullptr : b_.activations() + pair * stride_;
                 const uint32_t start = item * panels;
                 const uint32_t until = min(start + panels, page_end);
-                for (uint32_t at = max(start, flat); at < until; ++at)
-                    multiply_panel<format>(page + (at - flat) * panel_bytes(format),
-                                           token ? token + (at - start) * kPanelColumns : nullptr,
-                                           sums);
+                multiply_panels(p.matrix.format, page + (static_cast<int32_t>(start - flat)) *
+                                                            static_cast<int32_t>(p.panel_bytes),
+                                token, max(start, flat) - start, until - start, 1, sums);
                 if (until != start + panels) continue;
                 const uint32_t row = item % own * kUnitRows + 2 * g;
 #pragma unroll
                 for (uint32_t i = 0; i < 4; ++i) {
                     const uint32_t of = routing.pair[slot][2 * q + i % 2];
-                    if (of != kNoPair)
-                        b_.contributions()[of * rows + row + i / 2] = sums.at[i] * unscale(format);
+                    if (of != kNoPair) b_.contributions()[of * rows + row + i / 2] = sums[i] * times;
                 }
                 sums = {};
             }
@@ -517,9 +557,11 @@ class Consumers {
             flat = page_end;
         }
         sync_consumers();
+#pragma unroll 1
         for (uint32_t i = threadIdx.x; i < rows * step_.rows; i += kConsumerThreads) {
             const uint32_t t = i / rows, row = i % rows;
             float sum = 0;
+#pragma unroll 4
             for (uint32_t c = 0; c < net_.per_token; ++c) {
                 const uint32_t pair = routing.order[t * net_.per_token + c];
                 sum = __fadd_rn(sum, __fmul_rn(routing.weight[pair],
@@ -534,9 +576,9 @@ class Consumers {
     const Network& net_;
     const Step& step_;
     uint32_t warp_;
-    uint64_t passed_;   // signals of the barrier that have been waited for
-    uint32_t stride_;   // of the activations
-    uint32_t turn_ = 0; // of the two places of deposits
+    uint64_t passed_;     // signals of the barrier that have been waited for
+    uint32_t stride_;     // of the activations
+    uint32_t units_ = 0;  // that this warp has finished, since the launch
 };
 
 }  // namespace tessera::gpu

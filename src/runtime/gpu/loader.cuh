@@ -19,58 +19,51 @@ class Loader {
                 wait(b_.routed(), routed_, Awaited::kFullPage, b_.distress());
                 routed_ ^= 1;
             }
-            by_format(p.matrix.format, [&](auto format) {
-                if (!p.moe) {
-                    const Range range = Cut(p).range(blockIdx.x, gridDim.x);
-                    stream<format()>(p.matrix.data, range.begin, range.end);
-                } else if (p.op == Op::gate_up) {
-                    gate_up<format()>(p);
-                } else {
-                    down<format()>(p);
-                }
-            });
+            if (!p.moe) {
+                const Range range = Cut(p).range(blockIdx.x, gridDim.x);
+                stream(p, p.matrix.data, range);
+            } else if (p.op == Op::gate_up) {
+                gate_up(p);
+            } else {
+                down(p);
+            }
         }
     }
 
   private:
-    // Panels [begin, end) in full pages, the last one cut short.
-    template <Format format>
-    __device__ void stream(const std::byte* matrix, uint32_t begin, uint32_t end) {
-        for (uint32_t at = begin; at < end; at += kPagePanels<format>) {
-            const uint32_t count = min(kPagePanels<format>, end - at);
+    // Panels in full pages, the last one cut short.
+    __device__ void stream(const Phase& p, const std::byte* matrix, Range panels) {
+        for (uint32_t at = panels.begin; at < panels.end; at += p.page_panels) {
+            const uint32_t count = min(p.page_panels, panels.end - at);
             b_.ring.wait_empty(b_.place, b_.distress());
-            page_load(b_.ring.page(b_.place), matrix + uint64_t{at} * panel_bytes(format),
-                      count * panel_bytes(format), &b_.ring.full[b_.place.slot], policy_);
+            page_load(b_.ring.page(b_.place), matrix + uint64_t{at} * p.panel_bytes,
+                      count * p.panel_bytes, &b_.ring.full[b_.place.slot], policy_);
             b_.place.advance(b_.ring.depth);
         }
     }
 
-    template <Format format>
+    __device__ const std::byte* expert(const Phase& p, uint32_t slot) const {
+        return p.matrix.data + b_.routing().expert[slot] * p.expert_bytes;
+    }
+
     __device__ void gate_up(const Phase& p) {
         const uint32_t panels = 2 * p.matrix.panels(), pairs = p.matrix.units() / 2;
         const Range own = share_of(b_.routing().live * pairs, blockIdx.x, gridDim.x);
-        for (uint32_t i = own.begin; i < own.end; ++i) {
-            const std::byte* const expert =
-                p.matrix.data + b_.routing().expert[i / pairs] * p.expert_bytes;
-            stream<format>(expert, i % pairs * panels, (i % pairs + 1) * panels);
-        }
+        for (uint32_t i = own.begin; i < own.end; ++i)
+            stream(p, expert(p, i / pairs), {i % pairs * panels, (i % pairs + 1) * panels});
     }
 
     // The same units of every live expert; small runs share a page.
-    template <Format format>
     __device__ void down(const Phase& p) {
         const Range units = share_of(p.matrix.units(), blockIdx.x, gridDim.x);
         const uint32_t run = (units.end - units.begin) * p.matrix.panels();
         if (run == 0) return;
-        const uint32_t bytes = run * panel_bytes(format), together = kPagePanels<format> / run;
+        const uint32_t first = units.begin * p.matrix.panels();
+        const uint32_t bytes = run * p.panel_bytes, together = p.page_panels / run;
         const uint32_t live = b_.routing().live;
         for (uint32_t slot = 0; slot < live;) {
-            const auto from = [&](uint32_t s) {
-                return p.matrix.data + b_.routing().expert[s] * p.expert_bytes +
-                       units.begin * p.matrix.unit_bytes();
-            };
             if (together == 0) {
-                stream<format>(from(slot++), 0, run);
+                stream(p, expert(p, slot++), {first, first + run});
                 continue;
             }
             const uint32_t count = min(together, live - slot);
@@ -78,7 +71,8 @@ class Loader {
             PageBarrier* const full = &b_.ring.full[b_.place.slot];
             arrive_expecting(full, count * bytes);
             for (uint32_t i = 0; i < count; ++i)
-                page_part(b_.ring.page(b_.place) + i * bytes, from(slot + i), bytes, full, policy_);
+                page_part(b_.ring.page(b_.place) + i * bytes,
+                          expert(p, slot + i) + uint64_t{first} * p.panel_bytes, bytes, full, policy_);
             b_.place.advance(b_.ring.depth);
             slot += count;
         }

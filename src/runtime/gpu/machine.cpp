@@ -20,7 +20,7 @@ struct Note {
     uint64_t needed, seen;
 };
 constexpr const char* kAwaited[] = {"nothing", "the barrier of all blocks", "a page of weights",
-                                    "an empty place for a page"};
+                                    "an empty place for a page", "sums of other warps"};
 
 std::vector<float> angles_of(const Shape& s, uint32_t positions) {
     std::vector<float> frequencies;
@@ -90,7 +90,7 @@ Walker::Walker(const Program& program, const DeviceWeights& weights, const Optio
              n.shared.ring >> 10, available >> 10);
     n.shared.pages = (available - n.shared.ring) / kPlace;
     n.shared.bytes = n.shared.ring + n.shared.pages * kPlace;
-    check_device(prepare_walk(n.shared.bytes), "loading the kernel");
+    check_device(prepare_walk(available), "loading the kernel");
 
     const std::vector<float> angles = angles_of(s, r.context);
     n.angle_columns = s.full.rotary_dims + s.sliding.rotary_dims;
@@ -204,6 +204,16 @@ void Walker::launch(const Step& step) {
     ++launches_;
 }
 
+void Walker::launch_phase(const Step& step, uint32_t index) {
+    *input_.data() = step;
+    check(cudaMemcpyAsync(step_.data(), input_.data(), sizeof(Step), cudaMemcpyHostToDevice, stream_),
+          "copying a step");
+    check(launch_walk({&network_, reinterpret_cast<const Phase*>(phases_.data()), index, index + 1,
+                       reinterpret_cast<const Step*>(step_.data()), 0, blocks_, false},
+                      stream_),
+          "launching a phase");
+}
+
 void Walker::finish() const {
     check(cudaStreamSynchronize(stream_), "running a step");
 }
@@ -218,7 +228,7 @@ void Walker::check(cudaError_t result, const char* what) const {
                     sizeof(note));
         if (note.awaited == 0) continue;
         fmt::print(stderr, "  block {}, thread {}: waited for {}: {} needed, {} seen\n", block,
-                   note.thread, kAwaited[note.awaited & 3], note.needed, note.seen);
+                   note.thread, kAwaited[std::min(note.awaited, 4u)], note.needed, note.seen);
     }
     std::abort();
 }

@@ -36,6 +36,9 @@ class Walker {
     // Asks for a step; it is done when the stream is. Aborts if the device failed.
     void launch(const Step& step);
 
+    // One phase alone: for those who compare.
+    void launch_phase(const Step& step, uint32_t index);
+
     // f32 [rows, the rank's vocabulary], the device's.
     const float* logits() const { return network_.logits; }
     uint32_t vocab() const { return network_.vocab; }

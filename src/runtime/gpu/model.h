@@ -14,7 +14,9 @@ namespace tessera::gpu {
 inline constexpr uint32_t kRowsMax = 8;           // of a step: the N of an mma
 inline constexpr uint32_t kHeadUnitsMax = 8;      // units of a drafter's head: 128 dims
 inline constexpr uint32_t kPageBytes = 16 << 10;  // of a ring of weights
-inline constexpr uint32_t kConsumers = 8;         // warps of a block; one more loads
+inline constexpr uint32_t kConsumers = 11;        // warps of a block; one more loads. Three warps on each of
+                                                  // an SM's four parts leave a thread 168 registers
+inline constexpr uint32_t kDepositSlots = 4;      // units whose sums wait to be added up
 inline constexpr uint32_t kKeyTile = 16;          // positions that lie together in a cache
 
 // One kind of attention, on this rank.
@@ -22,7 +24,7 @@ struct Heads {
     uint32_t heads, kv_heads, head_dim, v_head_dim, rotary_dims;
     uint32_t window;  // 0: all
     uint32_t angles;  // where its (cos, sin) begin in a row of angles
-    uint32_t chunk;   // keys of one task of attention, a multiple of kKeyTile * kConsumers
+    uint32_t chunk;   // keys of one task of attention, a multiple of kKeyTile
     float scale;      // of a score
 
     constexpr uint32_t group() const { return heads / kv_heads; }
@@ -54,6 +56,7 @@ struct Phase {
     uint16_t norm;   // kNorm...: of the activations; of an exchange: its slot, kPartial...
     uint16_t tap;    // 1 + which tap of the drafter's the stream is, or 0
     PackedMatrix matrix;    // of one expert, where there are many
+    uint32_t panel_bytes, page_panels;  // of its format
     uint32_t group_units;   // that one epilogue needs together
     uint32_t splits;        // a group's sum is cut in so many pieces of columns at most
     uint32_t pieces_max;    // blocks that share a group at most

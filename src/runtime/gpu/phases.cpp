@@ -35,6 +35,10 @@ Spread spread(uint32_t groups, uint32_t group_panels, uint32_t splits, uint32_t 
         const Span own = share(pieces, b, blocks);
         found.busiest = std::max(found.busiest, panel_of(own.end) - panel_of(own.begin));
     }
+    if (pieces <= blocks) {
+        found.sharers = splits;
+        return found;
+    }
     const auto owner = [&](uint64_t piece) { return ((piece + 1) * blocks - 1) / pieces; };
     for (uint32_t g = 0; g < groups; ++g) {
         const uint64_t first = uint64_t{g} * splits;
@@ -168,10 +172,9 @@ class Compiler {
 
     // Cut so that blocks have even shares of it.
     Phase& matrix(Phase& p, const PackedMatrix& m, uint32_t group_units = 1) {
-        p.matrix = m;
-        p.group_units = group_units;
+        set(p, m, group_units);
         const uint32_t panels = m.panels() * group_units, groups = m.units() / group_units;
-        if (groups * group_units != m.units() || m.rows % 2 != 0)
+        if (groups * group_units != m.units() || (p.op == Op::qkv && m.rows % 2 != 0))
             fail("GPU: {} of layer {} has {} rows, not whole groups of {}", op_name(p.op), p.layer,
                  m.rows, group_units * kUnitRows);
         double best = 0;
@@ -195,6 +198,19 @@ class Compiler {
         return p;
     }
 
+    void set(Phase& p, const PackedMatrix& m, uint32_t group_units) const {
+        p.matrix = m;
+        p.panel_bytes = panel_bytes(m.format);
+        p.page_panels = kPageBytes / p.panel_bytes;
+        p.group_units = group_units;
+        // Shares are made in 32 bits.
+        const uint64_t most = std::max<uint64_t>(uint64_t{m.units()} * kSplitsMax,
+                                                 uint64_t{m.units()} * kRoutePairs);
+        if (most * (blocks_ + 1) > UINT32_MAX || uint64_t{m.units()} * m.panels() > UINT32_MAX / 64)
+            fail("GPU: {} of layer {} has {} x {} weights, more than a phase takes", op_name(p.op), p.layer,
+                 m.rows, m.columns);
+    }
+
     void experts(const Tile& tile, const PackedLayer& layer) {
         Phase& p = normed(tile);
         p.keeps = true;  // of the router
@@ -203,7 +219,7 @@ class Compiler {
     }
 
     void expert_matrix(Phase& p, const PackedLayer& layer, PackedMatrix PackedFeedForward::*which) {
-        p.matrix = layer.experts.front().*which;
+        set(p, layer.experts.front().*which, p.op == Op::gate_up ? 2 : 1);
         p.expert_bytes = layer.experts.size() > 1
                              ? static_cast<uint64_t>((layer.experts[1].*which).data - p.matrix.data)
                              : 0;
@@ -288,7 +304,7 @@ class Compiler {
     // Until here `shared` has sizes; from here on, places.
     void lay_out() {
         Shared& at = out_.shared;
-        const uint32_t sums = at.sums * kUnitRows * kRowsMax * sizeof(float);
+        const uint32_t sums = kDepositSlots * at.sums * kUnitRows * kRowsMax * sizeof(float);
         const uint32_t contributions = at.contributions;
         uint32_t next = 0;
         const auto take = [&](uint32_t bytes) {
@@ -297,10 +313,10 @@ class Compiler {
             return first;
         };
         at.activations = take(at.activation_bytes);
-        at.deposits = take(2 * kConsumers * kUnitRows * kRowsMax * sizeof(float));
+        at.deposits = take(kDepositSlots * kConsumers * kUnitRows * kRowsMax * sizeof(float));
         at.sums = take(sums);
         at.contributions = take(contributions);
-        at.routing = take(sizeof(Routing) + 16);
+        at.routing = take(sizeof(Routing) + 64);
         at.step = take(sizeof(Step));
         at.ring = next;
     }
@@ -333,7 +349,7 @@ Heads heads_of(const AttentionShape& a, uint32_t ranks, uint32_t angles, uint32_
     const AttentionPart part = attention_part(a, 0, ranks);
     // A chunk is a task: small enough that there are tasks for all blocks, large enough that merging
     // their parts stays short.
-    constexpr uint32_t kChunk = 128, kChunksMax = 64;
+    constexpr uint32_t kChunk = 64, kChunksMax = 64;
     const uint32_t keys = a.window > 0 ? kChunk : context;
     const uint32_t chunk = std::max(kChunk, padded((keys + kChunksMax - 1) / kChunksMax, kChunk));
     return {part.heads.count(), part.kv_heads.count(),

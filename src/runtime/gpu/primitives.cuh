@@ -14,7 +14,7 @@ namespace tessera::gpu {
 
 constexpr uint64_t kSpinLimitNs = 2'000'000'000;
 
-enum class Awaited : uint32_t { kNothing, kEvent, kFullPage, kEmptyPage };
+enum class Awaited : uint32_t { kNothing, kEvent, kFullPage, kEmptyPage, kDeposits };
 
 // What a block leaves behind when it gives up. A board has one entry a block, in pinned host
 // memory.
@@ -118,6 +118,39 @@ __device__ inline void wait_then_fence(const uint64_t* event, uint64_t count, Di
 // A barrier among the first `threads` of a block; `id` 1 to 15 (0 is __syncthreads).
 __device__ inline void sync_threads(uint32_t id, uint32_t threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// ---- Within a block: counts in shared memory ----------------------------------------------------
+
+// As arrive_last, among the warps of a block; by one lane, after __syncwarp.
+__device__ inline bool warp_arrives_last(uint32_t* counter, uint32_t count) {
+    uint32_t before;
+    asm volatile("atom.acq_rel.cta.shared::cta.inc.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(counter))), "r"(count - 1)
+                 : "memory");
+    return before == count - 1;
+}
+
+// A count with one writer at a time: release at block scope; and returns, with acquire, once it is
+// `count` or more. It counts up and may wrap.
+__device__ inline void publish_in_block(uint32_t* counter, uint32_t count) {
+    asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(
+                     static_cast<uint32_t>(__cvta_generic_to_shared(counter))),
+                 "r"(count)
+                 : "memory");
+}
+__device__ inline void wait_in_block(const uint32_t* counter, uint32_t count, Distress* board) {
+    SpinLimit limit;
+    while (true) {
+        uint32_t seen;
+        asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];"
+                     : "=r"(seen)
+                     : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(counter)))
+                     : "memory");
+        if (static_cast<int32_t>(seen - count) >= 0) return;
+        limit.poll(board, Awaited::kDeposits, count, seen);
+    }
 }
 
 // ---- Pages: bulk copies from global into shared memory -----------------------------------------

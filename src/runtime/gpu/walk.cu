@@ -22,6 +22,7 @@ __global__ __launch_bounds__(kBlockThreads, 1) void walk(const __grid_constant__
     if (threadIdx.x == 0) {
         init(block.routed(), 1);
         block.ring.init(kConsumers);
+        block.counts() = {};
     }
     __syncthreads();
     if (threadIdx.x >= kConsumerThreads) {

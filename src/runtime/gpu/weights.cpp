@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <cstring>
 
 #include "base/check.h"
 #include "model/traffic.h"
@@ -13,19 +13,30 @@ namespace {
 
 // Within 2^-62 and 2^62: see kMxfp4Unscale in tiles/matrix_gpu.cuh.
 constexpr uint8_t kScaleMin = 65, kScaleMax = 189;
+constexpr float kFp8ScaleMax = 0x1p7f;
 
+// That the kernels unpack every block of the matrix exactly.
 void check_scales(const PackedMatrix& matrix, uint32_t layer) {
-    if (matrix.format != Format::mxfp4) return;
+    const bool fp8 = matrix.format == Format::fp8;
+    if (matrix.data == nullptr || (!fp8 && matrix.format != Format::mxfp4)) return;
     const uint64_t panels = uint64_t{matrix.units()} * matrix.panels();
     for (uint64_t panel = 0; panel < panels; ++panel) {
-        const auto* scales = reinterpret_cast<const uint8_t*>(matrix.data) +
-                             panel * panel_bytes(Format::mxfp4);
-        for (uint32_t i = 0; i < panel_scale_bytes(Format::mxfp4); ++i) {
+        const std::byte* const scales = matrix.data + panel * panel_bytes(matrix.format);
+        for (uint32_t i = 0; fp8 && i < kUnitRows; ++i) {
+            float scale;
+            std::memcpy(&scale, scales + 4 * i, 4);
+            if (scale < kFp8ScaleMax) continue;
+            fail("GPU: a matrix of layer {} has a block scale of {}; the GPU unpacks scales below {}. The "
+                 "CPU runs it: leave out --device gpu",
+                 layer, scale, kFp8ScaleMax);
+        }
+        for (uint32_t i = 0; !fp8 && i < panel_scale_bytes(Format::mxfp4); ++i) {
+            const auto scale = static_cast<uint8_t>(scales[i]);
             // 0 is what padding has; it stands for 2^-127, and what it scales becomes zero.
-            if (scales[i] == 0 || (scales[i] >= kScaleMin && scales[i] <= kScaleMax)) continue;
+            if (scale == 0 || (scale >= kScaleMin && scale <= kScaleMax)) continue;
             fail("GPU: an expert of layer {} has a block scale of 2^{}; the GPU unpacks scales from 2^{} "
                  "to 2^{}. The CPU runs it: leave out --device gpu",
-                 layer, scales[i] - 127, kScaleMin - 127, kScaleMax - 127);
+                 layer, scale - 127, kScaleMin - 127, kScaleMax - 127);
         }
     }
 }
@@ -97,7 +108,10 @@ uint64_t DeviceWeights::bytes() const {
 
 DeviceWeights upload(const PackedWeights& weights, uint32_t rank) {
     for (uint32_t i = 0; i < weights.ranks[rank].layers.size(); ++i) {
-        for (const PackedFeedForward& expert : weights.ranks[rank].layers[i].experts) {
+        const PackedLayer& layer = weights.ranks[rank].layers[i];
+        for (const PackedMatrix* matrix : {&layer.qkv, &layer.o, &layer.dense.gate_up, &layer.dense.down})
+            check_scales(*matrix, i);
+        for (const PackedFeedForward& expert : layer.experts) {
             check_scales(expert.gate_up, i);
             check_scales(expert.down, i);
         }
