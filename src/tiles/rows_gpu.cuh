@@ -81,18 +81,34 @@ struct Eight {
     }
 };
 
-// Rows of `width` values (a multiple of 8), `from_stride` apart, into shared rows `stride` apart, by
-// `threads` threads; zeros up to whole panels, and in rows from `rows` to `all`. row_at(row) is where a
-// row lies. Loads of several rows are in flight at once.
+// `all` rows of `width` values (a multiple of 8) into shared rows `stride` apart, by `threads` threads;
+// zeros up to whole panels, and in rows from `rows` on. row_at(row) is where a row lies. A thread's loads
+// are in flight together.
 template <typename RowAt>
 __device__ inline void copy_rows(RowAt row_at, uint32_t rows, uint32_t all, uint32_t width, uint16_t* out,
                                  uint32_t stride, uint32_t thread, uint32_t threads) {
     const uint32_t eights = (width + 127) / 128 * 16;
-#pragma unroll 4
-    for (uint32_t i = thread; i < all * eights; i += threads) {
-        const uint32_t row = i / eights, at = i % eights * 8;
-        const Eight value = row < rows && at < width ? Eight::load(row_at(row) + at) : Eight{};
-        value.store(out + row * stride + at);
+    const uint32_t rows_on = threads / eights, eights_on = threads % eights;  // what a turn moves on by
+    uint32_t row = thread / eights, at = thread % eights;
+    constexpr uint32_t kTogether = 4;
+#pragma unroll 1
+    while (row < all) {
+        Eight values[kTogether];
+        uint16_t* to[kTogether];
+#pragma unroll
+        for (uint32_t i = 0; i < kTogether; ++i) {
+            values[i] = row < rows && at * 8 < width ? Eight::load(row_at(row) + at * 8) : Eight{};
+            to[i] = row < all ? out + row * stride + at * 8 : nullptr;
+            row += rows_on;
+            at += eights_on;
+            if (at >= eights) {
+                at -= eights;
+                ++row;
+            }
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < kTogether; ++i)
+            if (to[i] != nullptr) values[i].store(to[i]);
     }
 }
 
@@ -109,7 +125,7 @@ __device__ inline void choose_experts(const float* logits, const float* bias, ui
 #pragma unroll
     for (uint32_t i = 0; i < kOwn; ++i) {
         const uint32_t e = i * 32 + lane;
-        score[i] = e < experts ? 1.0f / (1.0f + expf(-logits[e])) : 0.0f;
+        score[i] = e < experts ? __fdividef(1.0f, 1.0f + expf(-logits[e])) : 0.0f;
         biased[i] = e < experts ? score[i] + __ldg(bias + e) : -INFINITY;
     }
     float sum = 0, mine = 0;  // lane c keeps the score of choice c

@@ -187,7 +187,7 @@ class Compared {
         size_t next = 0;
         for (uint32_t i = 0; i < walker_.phases().size(); ++i) {
             const gpu::Phase& p = walker_.phases()[i];
-            for (const Op op : {Op::embed, Op::qkv, Op::attend, Op::gate_up, Op::router}) give(op, p);
+            give_what_is_read(p);
             walker_.launch_phase(step, i);
             walker_.finish();
             // All tiles up to the next op that is a phase of its own.
@@ -243,9 +243,30 @@ class Compared {
         return left_by(p.op, p, [&](auto... what) { return compare(what...); });
     }
 
-    // Gives the card what the CPU has.
+    // Buffers that are not alive together share memory: the CPU's are given while they mean something.
+    void give_what_is_read(const gpu::Phase& p) {
+        switch (p.op) {
+            case Op::attend:
+                return give(Op::qkv, p);
+            case Op::output:
+                give(Op::embed, p);
+                return give(Op::attend, p);
+            case Op::gate_up:
+                give(Op::embed, p);
+                if (p.moe) give(Op::router, p);
+                return;
+            case Op::down:
+                give(Op::embed, p);
+                return give(Op::gate_up, p);
+            case Op::embed:
+                return;
+            default:
+                return give(Op::embed, p);
+        }
+    }
+
+    // Gives the card what the CPU has of what an op leaves.
     void give(Op op, const gpu::Phase& p) {
-        if (op == Op::router && packed_.shape.experts == 0) return;
         left_by(op, p, [&](auto* device, uint32_t columns, uint32_t stride, Value value, uint32_t times) {
             using T = std::remove_pointer_t<decltype(device)>;
             std::vector<T> all(size_t{rows_} * times * stride);

@@ -50,6 +50,10 @@ struct View {
     }
     __device__ Step& step() const { return *reinterpret_cast<Step*>(memory + net.shared.step); }
 
+    // What the consumers know of phase `index`, and of the one before or after it.
+    __device__ Phase& phase(uint32_t index) const {
+        return reinterpret_cast<Phase*>(memory + net.shared.phases)[index % 2];
+    }
     __device__ const Heads& heads(const Phase& p) const { return p.sliding ? net.sliding : net.full; }
     __device__ std::byte* cache_head(const Phase& p, std::byte* cache, uint32_t kv) const {
         const Heads& h = heads(p);
@@ -63,7 +67,7 @@ __device__ inline void sync_consumers() {
 }
 
 struct Block : View {
-    const Phase* phases;
+    const Phase* phases;  // of the step, in the device's memory
     uint32_t first_phase;  // of this launch
     Ring ring;
     Place place;  // in the ring
@@ -71,12 +75,11 @@ struct Block : View {
     __device__ Distress* distress() const { return static_cast<Distress*>(net.distress); }
 
     // Whether the activations (and, of experts, the routing) must be made in this phase.
-    __device__ bool fresh(uint32_t phase) const {
-        return phase == first_phase || !phases[phase].keeps;
+    __device__ bool fresh(const Phase& p, uint32_t index) const {
+        return index == first_phase || !p.keeps;
     }
-    __device__ bool routes(uint32_t phase) const {
-        const Phase& p = phases[phase];
-        return p.moe && (p.op == Op::gate_up || phase == first_phase);
+    __device__ bool routes(const Phase& p, uint32_t index) const {
+        return p.moe && (p.op == Op::gate_up || index == first_phase);
     }
 
     // A page is read by all consumers' warps.

@@ -21,11 +21,17 @@ class Consumers {
         if (threadIdx.x == 0) b_.counts().shared[0] = b_.counts().shared[1] = kNone;
     }
 
+    // What a phase is lies in shared memory before it begins: its words are asked for one phase ahead.
     __device__ __forceinline__ void run(uint32_t begin, uint32_t end) {
+        uint32_t word = word_of(begin);
         for (uint32_t i = begin; i < end; ++i) {
+            if (threadIdx.x < kPhaseWords)
+                reinterpret_cast<uint32_t*>(&b_.phase(i))[threadIdx.x] = word;
+            if (i + 1 < end) word = word_of(i + 1);
             const uint64_t arrived = stamp();
+            sync_consumers();
             // Of a launch's first phase the launch itself is the barrier.
-            if (b_.phases[i].barrier && i > begin) all_blocks();
+            if (b_.phase(i).barrier && i > begin) all_blocks();
             const uint64_t began = stamp();
             phase(i);
             if (net_.stamps != nullptr && threadIdx.x == 0)
@@ -38,8 +44,15 @@ class Consumers {
         return net_.stamps != nullptr && threadIdx.x == 0 ? now_ns() : 0;
     }
 
+    static constexpr uint32_t kPhaseWords = sizeof(Phase) / 4;
+    __device__ uint32_t word_of(uint32_t phase) const {
+        return threadIdx.x < kPhaseWords
+                   ? reinterpret_cast<const uint32_t*>(&b_.phases[phase])[threadIdx.x]
+                   : 0;
+    }
+
+    // After sync_consumers.
     __device__ void all_blocks() {
-        sync_consumers();
         passed_ += gridDim.x;
         if (threadIdx.x == 0) {
             signal(net_.barrier);
@@ -49,7 +62,7 @@ class Consumers {
     }
 
     __device__ __forceinline__ void phase(uint32_t index) {
-        const Phase& p = b_.phases[index];
+        const Phase& p = b_.phase(index);
         switch (p.op) {
             case Op::embed:
                 return embed();
@@ -60,8 +73,8 @@ class Consumers {
             default:
                 break;
         }
-        if (b_.fresh(index)) prepare(p);
-        if (b_.routes(index)) route(index);
+        if (b_.fresh(p, index)) prepare(p);
+        if (b_.routes(p, index)) route(p);
         sync_consumers();
         if (p.moe && p.op == Op::down) {
             down(p);
@@ -73,31 +86,23 @@ class Consumers {
 
     // ---------------------------------------------------------------- activations
 
-    // Whatever the phase multiplies with, into shared memory.
+    // Whatever the phase multiplies with, into shared memory: rows as they are, or the stream's, normalised.
     __device__ void prepare(const Phase& p) {
-        const Heads& h = b_.heads(p);
-        switch (p.op) {
-            case Op::output:
-                return copy([&](uint32_t row) { return net_.mixed + row * h.heads * h.v_head_dim; },
-                            step_.rows, kTokens, h.heads * h.v_head_dim);
-            case Op::down: {
-                // Of experts: a row for each pair of a token and one of its choices.
-                const uint32_t pairs = p.moe ? step_.rows * net_.per_token : step_.rows;
-                return copy([&](uint32_t row) { return net_.gated + row * net_.gated_columns; }, pairs,
-                            p.moe ? pairs : kTokens, p.matrix.columns);
-            }
-            case Op::fuse:
-                return copy([&](uint32_t row) { return step_.context_taps[row]; }, step_.context_rows,
-                            kTokens, p.matrix.columns);
-            default:
-                return normalize(p);
-        }
-    }
-
-    template <typename RowAt>
-    __device__ void copy(RowAt row_at, uint32_t rows, uint32_t all, uint32_t columns) {
+        if (p.op != Op::output && p.op != Op::down && p.op != Op::fuse) return normalize(p);
+        const uint32_t columns = p.matrix.columns;
+        // Of experts: a row for each pair of a token and one of its choices.
+        const uint32_t rows = p.op == Op::fuse ? step_.context_rows
+                              : p.moe          ? step_.rows * net_.per_token
+                                               : step_.rows;
+        const uint16_t* const from = p.op == Op::output ? net_.mixed : net_.gated;
+        const uint32_t from_stride = p.op == Op::output ? columns : net_.gated_columns;
         stride_ = activation_stride(columns);
-        copy_rows(row_at, rows, all, columns, b_.activations(), stride_, threadIdx.x, kConsumerThreads);
+        copy_rows(
+            [&](uint32_t row) {
+                return p.op == Op::fuse ? step_.context_taps[row] : from + row * from_stride;
+            },
+            rows, p.moe ? rows : kTokens, columns, b_.activations(), stride_, threadIdx.x,
+            kConsumerThreads);
     }
 
     // All rows at once: a thread has the same columns of every row, so that it asks for the gains once.
@@ -168,8 +173,7 @@ class Consumers {
     }
 
     // Every block routes every row for itself: reading the scores takes as long as being told.
-    __device__ void route(uint32_t index) {
-        const Phase& p = b_.phases[index];
+    __device__ void route(const Phase& p) {
         Routing& routing = b_.routing();
         sync_consumers();
         if (threadIdx.x < kRouteExperts / 32) routing.wanted[threadIdx.x] = 0;
@@ -211,18 +215,21 @@ class Consumers {
     // waits for another: where a unit ends each leaves its sums, and the last to do so adds them up.
     __device__ void stream(const Phase& p, const Cut& cut, Range own, uint32_t slot) {
         const uint16_t* const token = b_.activations() + threadIdx.x % 32 / 4 * stride_;
+        // Waits make the compiler read memory anew: what the loop needs lies in registers.
+        const uint32_t page_panels = p.page_panels, panel_bytes = p.panel_bytes;
+        const Format format = p.matrix.format;
         TwoSums sums;
         uint32_t unit = own.begin / cut.panels, start = unit * cut.panels;  // that `at` is in
         uint32_t mine = own.begin + (warp_ + kConsumers - own.begin % kConsumers) % kConsumers;
         for (uint32_t flat = own.begin; flat < own.end;) {
-            const uint32_t page_end = min(flat + p.page_panels, own.end);
+            const uint32_t page_end = min(flat + page_panels, own.end);
             b_.ring.wait_full(b_.place, b_.distress());
             const std::byte* const page = b_.ring.page(b_.place);
             for (uint32_t at = flat; at < page_end;) {
                 const uint32_t until = min(page_end, start + cut.panels);
                 if (mine < until) {
                     // Counted from the unit's first panel, which may lie before this page.
-                    multiply_panels(p.matrix.format, page - (flat - start) * p.panel_bytes, token,
+                    multiply_panels(format, page - (flat - start) * panel_bytes, token,
                                     mine - start, until - start, kConsumers, sums);
                     mine += (until - mine + kConsumers - 1) / kConsumers * kConsumers;
                 }
@@ -523,13 +530,15 @@ class Consumers {
         const uint32_t own = units.end - units.begin, run = own * panels;
         if (run == 0) return;
         const uint32_t live = routing.live, rows = own * kUnitRows;
-        const uint32_t together = p.page_panels / run;
+        const uint32_t page_panels = p.page_panels, together = page_panels / run;
+        const auto panel_bytes = static_cast<int32_t>(p.panel_bytes);
+        const Format format = p.matrix.format;
         const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-        const float times = unscale(p.matrix.format);
+        const float times = unscale(format);
         TwoSums sums;
         for (uint32_t flat = 0; flat < live * run;) {
             const uint32_t page_end = together > 0 ? min(flat + together * run, live * run)
-                                                   : min(flat + p.page_panels, (flat / run + 1) * run);
+                                                   : min(flat + page_panels, (flat / run + 1) * run);
             b_.ring.wait_full(b_.place, b_.distress());
             const std::byte* const page = b_.ring.page(b_.place);
             uint32_t item = flat / panels;
@@ -541,9 +550,8 @@ class Consumers {
                     pair == kNoPair ? nullptr : b_.activations() + pair * stride_;
                 const uint32_t start = item * panels;
                 const uint32_t until = min(start + panels, page_end);
-                multiply_panels(p.matrix.format, page + (static_cast<int32_t>(start - flat)) *
-                                                            static_cast<int32_t>(p.panel_bytes),
-                                token, max(start, flat) - start, until - start, 1, sums);
+                multiply_panels(format, page + static_cast<int32_t>(start - flat) * panel_bytes, token,
+                                max(start, flat) - start, until - start, 1, sums);
                 if (until != start + panels) continue;
                 const uint32_t row = item % own * kUnitRows + 2 * g;
 #pragma unroll

@@ -13,9 +13,9 @@ class Loader {
 
     __device__ __forceinline__ void run(uint32_t begin, uint32_t end) {
         for (uint32_t i = begin; i < end; ++i) {
-            const Phase& p = b_.phases[i];
+            const Phase p = b_.phases[i];
             if (p.matrix.data == nullptr) continue;
-            if (b_.routes(i)) {
+            if (b_.routes(p, i)) {
                 wait(b_.routed(), routed_, Awaited::kFullPage, b_.distress());
                 routed_ ^= 1;
             }

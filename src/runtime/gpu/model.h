@@ -72,7 +72,7 @@ struct Phase {
 
 struct Shared {  // bytes from the start of a block's shared memory
     uint32_t activations, activation_bytes;
-    uint32_t deposits, sums, contributions, routing, step, ring;
+    uint32_t deposits, sums, contributions, routing, step, phases, ring;
     uint32_t pages;  // of the ring
     uint32_t bytes;
 };

@@ -318,6 +318,7 @@ class Compiler {
         at.contributions = take(contributions);
         at.routing = take(sizeof(Routing) + 64);
         at.step = take(sizeof(Step));
+        at.phases = take(2 * sizeof(Phase));
         at.ring = next;
     }
 
