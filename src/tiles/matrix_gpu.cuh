@@ -10,7 +10,7 @@
 // weights and activations agree.
 //
 //   format  a lane reads of a step         becomes bf16 by
-//   mxfp4   8 columns of 2 rows            bits moved to their places, times a power of two: exact
+//   mxfp4   8 columns of 2 rows            bits moved to their places: exact
 //   fp8     4 columns of 2 rows            e4m3 -> half -> float, times the scale, rounded: as published
 //   bf16    2 x 2 columns of 2 rows        nothing
 //   f32     4 columns of 2 rows            three bf16 terms that add up to it exactly: three mma
@@ -37,11 +37,15 @@ constexpr __host__ __device__ uint32_t activation_stride(uint32_t columns) {
     return (columns + 127) / 128 * 128 + 32;
 }
 
-// What mxfp4's sums must still be multiplied by. A block's scale is 2^(b - 127) and e2m1's bits in
-// bf16's places are 2^-126 of their value: one multiplication by 2^(b - 1 - 62) makes a normal bf16 of
-// any weight whose scale is within 2^-62 and 2^62, and the rest is multiplied out at the end.
-inline constexpr float kMxfp4Unscale = 0x1p62f;
-inline constexpr uint32_t kMxfp4ScaleMin = 65, kMxfp4ScaleMax = 189;  // of b
+// Activations are multiplied by 2^64 on their way into shared memory, which is exact, since e2m1's bits in
+// the places of a bf16 are 2^-126 of their value: weights of mxfp4 then need no multiplication of their
+// own, their block's scale comes to the sums of 32 columns, and nothing in between is too small for a float.
+inline constexpr float kActivationScale = 0x1p64f;
+
+// What sums are multiplied by when all columns are in.
+constexpr __host__ __device__ float unscale(Format format) {
+    return format == Format::mxfp4 ? 0x1p62f : 0x1p-64f;
+}
 
 // Four sums of a lane: row 2 * (lane / 4) of tokens 2 * (lane % 4) and the next, then the next row.
 struct Sums {
@@ -61,12 +65,6 @@ __device__ inline void mma(Sums& c, uint32_t a0, uint32_t a1, uint32_t a2, uint3
         "{%0, %1, %2, %3};"
         : "+f"(c.at[0]), "+f"(c.at[1]), "+f"(c.at[2]), "+f"(c.at[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-__device__ inline uint32_t multiply_bf16(uint32_t a, uint32_t b) {
-    uint32_t both;
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(both) : "r"(a), "r"(b));
-    return both;
 }
 
 // Columns 2n and 2n + 1 of a word of mxfp4, as bf16 times 2^-126: sign to the top, the other three
@@ -106,34 +104,48 @@ __device__ inline T load_shared(const void* at) {
     return *static_cast<const T*>(at);
 }
 
-// Adds the panel's products with 128 columns of the activations to the lane's sums. `token`: where those
-// of token lane / 4 begin, or null if it has none: zeros.
+// Pieces of 128 columns, or of f32 64: what a page holds whole ones of.
+constexpr __host__ __device__ uint32_t piece_columns(Format format) {
+    return format == Format::f32 ? kPanelColumns / 2 : kPanelColumns;
+}
+constexpr __host__ __device__ uint32_t piece_bytes(Format format) {
+    return panel_bytes(format) / (kPanelColumns / piece_columns(format));
+}
+
+// Adds a piece's products with its columns of the activations to the lane's sums. `token`: where those of
+// token lane / 4 begin.
 template <Format format>
-__device__ inline void multiply_panel(const std::byte* panel, const uint16_t* token, TwoSums& sums) {
+__device__ inline void multiply_piece(const std::byte* piece, const uint16_t* token, TwoSums& sums) {
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    const std::byte* const groups = panel + panel_scale_bytes(format) + g * 8;
+    const std::byte* const groups = piece + panel_scale_bytes(format) + g * 8;
     const auto group = [&](uint32_t index) { return load_shared<uint2>(groups + index * kGroupBytes); };
     if constexpr (format == Format::mxfp4) {
 #pragma unroll
         for (uint32_t block = 0; block < 4; ++block) {
             const uint2 w = group(4 * block + q);
-            const uint4 x = token ? load_shared<uint4>(token + (4 * block + q) * 8) : uint4{};
-            const uint32_t scales = load_shared<uint16_t>(panel + block * kUnitRows + 2 * g);
-            const uint32_t s0 = ((scales & 255u) + 64u) * 0x00800080u;
-            const uint32_t s1 = ((scales >> 8) + 64u) * 0x00800080u;
-            mma(sums.even, multiply_bf16(e2m1_pair<0>(w.x), s0), multiply_bf16(e2m1_pair<0>(w.y), s1),
-                multiply_bf16(e2m1_pair<1>(w.x), s0), multiply_bf16(e2m1_pair<1>(w.y), s1), x.x, x.y);
-            mma(sums.odd, multiply_bf16(e2m1_pair<2>(w.x), s0), multiply_bf16(e2m1_pair<2>(w.y), s1),
-                multiply_bf16(e2m1_pair<3>(w.x), s0), multiply_bf16(e2m1_pair<3>(w.y), s1), x.z, x.w);
+            const uint4 x = load_shared<uint4>(token + (4 * block + q) * 8);
+            const uint32_t scales = load_shared<uint16_t>(piece + block * kUnitRows + 2 * g);
+            Sums of_block;
+            mma(of_block, e2m1_pair<0>(w.x), e2m1_pair<0>(w.y), e2m1_pair<1>(w.x), e2m1_pair<1>(w.y),
+                x.x, x.y);
+            mma(of_block, e2m1_pair<2>(w.x), e2m1_pair<2>(w.y), e2m1_pair<3>(w.x), e2m1_pair<3>(w.y),
+                x.z, x.w);
+            const float s0 = __uint_as_float((scales & 255u) << 23);
+            const float s1 = __uint_as_float(scales >> 8 << 23);
+            Sums& sum = block % 2 == 0 ? sums.even : sums.odd;
+            sum.at[0] += s0 * of_block.at[0];
+            sum.at[1] += s0 * of_block.at[1];
+            sum.at[2] += s1 * of_block.at[2];
+            sum.at[3] += s1 * of_block.at[3];
         }
     } else if constexpr (format == Format::fp8) {
-        float2 scale = load_shared<float2>(panel + g * 8);
+        float2 scale = load_shared<float2>(piece + g * 8);
         scale.x *= kFp8Rescale;
         scale.y *= kFp8Rescale;
 #pragma unroll
         for (uint32_t step = 0; step < 8; ++step) {
             const uint2 w = group(4 * step + q);
-            const uint2 x = token ? load_shared<uint2>(token + (4 * step + q) * 4) : uint2{};
+            const uint2 x = load_shared<uint2>(token + (4 * step + q) * 4);
             const uint2 a = e4m3_columns(w.x, scale.x), b = e4m3_columns(w.y, scale.y);
             mma(step % 2 == 0 ? sums.even : sums.odd, a.x, b.x, a.y, b.y, x.x, x.y);
         }
@@ -141,18 +153,18 @@ __device__ inline void multiply_panel(const std::byte* panel, const uint16_t* to
 #pragma unroll
         for (uint32_t step = 0; step < 8; ++step) {
             const uint2 a = group(8 * step + q), b = group(8 * step + 4 + q);
-            const uint32_t x = token ? load_shared<uint32_t>(token + 16 * step + 2 * q) : 0;
-            const uint32_t y = token ? load_shared<uint32_t>(token + 16 * step + 8 + 2 * q) : 0;
+            const auto x = load_shared<uint32_t>(token + 16 * step + 2 * q);
+            const auto y = load_shared<uint32_t>(token + 16 * step + 8 + 2 * q);
             mma(step % 2 == 0 ? sums.even : sums.odd, a.x, a.y, b.x, b.y, x, y);
         }
     } else {
 #pragma unroll 2
-        for (uint32_t step = 0; step < 8; ++step) {
+        for (uint32_t step = 0; step < 4; ++step) {
             float2 w[4];
 #pragma unroll
             for (uint32_t i = 0; i < 4; ++i)
                 w[i] = load_shared<float2>(groups + (16 * step + 4 * q + i) * kGroupBytes);
-            const uint2 x = token ? load_shared<uint2>(token + 16 * step + 4 * q) : uint2{};
+            const auto x = load_shared<uint2>(token + 16 * step + 4 * q);
 #pragma unroll
             for (uint32_t term = 0; term < 3; ++term) {
                 const uint32_t a0 = take_term(w[0].x, w[1].x), a1 = take_term(w[0].y, w[1].y);
@@ -163,33 +175,29 @@ __device__ inline void multiply_panel(const std::byte* panel, const uint16_t* to
     }
 }
 
-// Panels `first`, `first` + `step`, ... before `end` of a unit, by one warp: panel i lies at page + i *
-// panel_bytes, and its columns of token lane / 4 at token + i * kPanelColumns.
+// `count` pieces, one behind the other.
 template <Format format>
-__device__ inline void multiply_panels(const std::byte* page, const uint16_t* token, uint32_t first,
-                                       uint32_t end, uint32_t step, TwoSums& sums) {
+__device__ inline void multiply_pieces(const std::byte* pieces, const uint16_t* token, uint32_t count,
+                                       TwoSums& sums) {
 #pragma unroll 1
-    for (uint32_t i = first; i < end; i += step)
-        multiply_panel<format>(page + i * panel_bytes(format),
-                               token ? token + i * kPanelColumns : nullptr, sums);
-}
-__device__ inline void multiply_panels(Format format, const std::byte* page, const uint16_t* token,
-                                       uint32_t first, uint32_t end, uint32_t step, TwoSums& sums) {
-    switch (format) {
-        case Format::mxfp4:
-            return multiply_panels<Format::mxfp4>(page, token, first, end, step, sums);
-        case Format::fp8:
-            return multiply_panels<Format::fp8>(page, token, first, end, step, sums);
-        case Format::bf16:
-            return multiply_panels<Format::bf16>(page, token, first, end, step, sums);
-        case Format::f32:
-            return multiply_panels<Format::f32>(page, token, first, end, step, sums);
+    for (uint32_t i = 0; i < count; ++i) {
+        multiply_piece<format>(pieces, token, sums);
+        pieces += piece_bytes(format);
+        token += piece_columns(format);
     }
 }
-
-// What a format's sums are multiplied by when all panels are in.
-constexpr __host__ __device__ float unscale(Format format) {
-    return format == Format::mxfp4 ? kMxfp4Unscale : 1.0f;
+__device__ inline void multiply_pieces(Format format, const std::byte* pieces, const uint16_t* token,
+                                       uint32_t count, TwoSums& sums) {
+    switch (format) {
+        case Format::mxfp4:
+            return multiply_pieces<Format::mxfp4>(pieces, token, count, sums);
+        case Format::fp8:
+            return multiply_pieces<Format::fp8>(pieces, token, count, sums);
+        case Format::bf16:
+            return multiply_pieces<Format::bf16>(pieces, token, count, sums);
+        case Format::f32:
+            return multiply_pieces<Format::f32>(pieces, token, count, sums);
+    }
 }
 
 }  // namespace tessera::gpu

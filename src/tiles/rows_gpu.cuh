@@ -70,7 +70,7 @@ struct Eight {
             sum += low_half(both) * low_half(both) + high_half(both) * high_half(both);
         return sum;
     }
-    // bf16(bf16(x * inverse) * gain).
+    // bf16(bf16(x * inverse) * gain). A power of two in `gain` scales the result and rounds nothing else.
     __device__ Eight normed(float inverse, const float gain[8]) const {
         Eight out;
 #pragma unroll
@@ -79,14 +79,21 @@ struct Eight {
                                   round_to_bf16(high_half(at[i]) * inverse) * gain[2 * i + 1]);
         return out;
     }
+    __device__ Eight times(float power_of_two) const {
+        Eight out;
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i)
+            out.at[i] = pack_bf16(low_half(at[i]) * power_of_two, high_half(at[i]) * power_of_two);
+        return out;
+    }
 };
 
 // `all` rows of `width` values (a multiple of 8) into shared rows `stride` apart, by `threads` threads;
-// zeros up to whole panels, and in rows from `rows` on. row_at(row) is where a row lies. A thread's loads
+// zeros up to whole panels, and in rows from `rows` on; all times a power of two. row_at(row) is where a row lies. A thread's loads
 // are in flight together.
 template <typename RowAt>
 __device__ inline void copy_rows(RowAt row_at, uint32_t rows, uint32_t all, uint32_t width, uint16_t* out,
-                                 uint32_t stride, uint32_t thread, uint32_t threads) {
+                                 uint32_t stride, float times, uint32_t thread, uint32_t threads) {
     const uint32_t eights = (width + 127) / 128 * 16;
     const uint32_t rows_on = threads / eights, eights_on = threads % eights;  // what a turn moves on by
     uint32_t row = thread / eights, at = thread % eights;
@@ -108,7 +115,7 @@ __device__ inline void copy_rows(RowAt row_at, uint32_t rows, uint32_t all, uint
         }
 #pragma unroll
         for (uint32_t i = 0; i < kTogether; ++i)
-            if (to[i] != nullptr) values[i].store(to[i]);
+            if (to[i] != nullptr) values[i].times(times).store(to[i]);
     }
 }
 

@@ -16,8 +16,10 @@ inline constexpr uint32_t kConsumersBarrier = 1;
 
 // Counts of a block, in shared memory.
 struct Counts {
-    uint32_t deposited[kDepositSlots];  // warps that have left their sums of a unit
-    uint32_t finished;   // units that have been added up, since the launch
+    // By slot: warps that have left their sums of a unit, and units that have been added up there; units
+    // of a group that have been, and groups that are finished there.
+    uint32_t deposited[kDepositSlots], added[kDepositSlots];
+    uint32_t summed[kDepositSlots], finished[kDepositSlots];
     uint32_t last;       // whether this block's arrival was the last of all blocks'
     uint32_t shared[2];  // groups of the phase that other blocks have pieces of, or kNone
 };
@@ -66,11 +68,31 @@ __device__ inline void sync_consumers() {
     sync_threads(kConsumersBarrier, kConsumerThreads);
 }
 
+// A page: pieces of columns of one unit, or several whole units of an expert's down. One warp has it to
+// itself.
+struct alignas(16) Page {
+    uint32_t slot;    // of experts: whose
+    uint32_t unit;    // its first
+    uint32_t units;
+    uint32_t first;   // piece of the unit
+    uint32_t pieces;  // of each unit
+    // The unit's pages that this block has: which of them this is, and how many there are.
+    uint32_t index, of;
+    uint32_t order;   // of the unit among those that this block has pages of
+};
+
+static_assert(sizeof(Page) == 32);
+
 struct Block : View {
     const Phase* phases;  // of the step, in the device's memory
     uint32_t first_phase;  // of this launch
     Ring ring;
-    Place place;  // in the ring
+    Place place;  // in the ring: of the loader's next page, or of the phase's first
+
+    // What the page in a place of the ring is.
+    __device__ Page& label(const Place& at) const {
+        return reinterpret_cast<Page*>(memory + net.shared.labels)[at.slot];
+    }
 
     __device__ Distress* distress() const { return static_cast<Distress*>(net.distress); }
 
@@ -80,13 +102,6 @@ struct Block : View {
     }
     __device__ bool routes(const Phase& p, uint32_t index) const {
         return p.moe && (p.op == Op::gate_up || index == first_phase);
-    }
-
-    // A page is read by all consumers' warps.
-    __device__ void let_go() {
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) ring.let_go(place);
-        place.advance(ring.depth);
     }
 };
 
@@ -107,42 +122,94 @@ __device__ inline uint32_t owner_of(uint32_t total, uint32_t at, uint32_t count)
     return ((at + 1) * count - 1) / total;
 }
 
-// A matrix is a run of panels, unit by unit. It is cut into groups of units that one epilogue needs
-// together, a group into `splits` pieces of columns; a block has a run of pieces, and so of panels.
-// The cut does not depend on the rows of a step.
-struct Cut {
-    uint32_t panels;       // of a unit
-    uint32_t group;        // panels of a group
-    uint32_t groups, splits;
+// Which pages of a phase a block streams, in their order: the one place that knows, for the loader and the
+// consumers. A matrix that every step needs is a run of pages, unit by unit; it is cut into groups of units
+// that one epilogue needs together, a group into `cuts` parts, and a block has a run of parts. Of experts'
+// gate and up a block has pairs of units, each whole; of their down the same units of every live expert.
+// No sum is cut in a way that depends on the rows of a step or on which experts are live.
+struct Pages {
+    uint32_t unit_pages, group_pages;
+    uint32_t groups, cuts;
+    Range own;    // pages; of experts: pairs, or units
+    uint32_t count;  // pages, of this block
+    uint32_t units;  // that it finishes or has a part of, over all experts
 
-    __device__ explicit Cut(const Phase& p)
-        : panels(p.matrix.panels()),
-          group(panels * p.group_units),
+    __device__ Pages(const Phase& p, uint32_t live)
+        : unit_pages(p.unit_pages()),
+          group_pages(unit_pages * p.group_units),
           groups(p.groups()),
-          splits(p.splits) {}
+          cuts(p.cuts) {
+        if (!p.moe) {
+            const Range parts = share_of(groups * cuts, blockIdx.x, gridDim.x);
+            own = {page_of(parts.begin), page_of(parts.end)};
+            count = own.end - own.begin;
+            units = count == 0 ? 0 : (own.end - 1) / unit_pages - own.begin / unit_pages + 1;
+        } else if (p.op == Op::gate_up) {
+            own = share_of(live * groups, blockIdx.x, gridDim.x);
+            count = (own.end - own.begin) * group_pages;
+            units = 2 * (own.end - own.begin);
+        } else {
+            own = share_of(groups, blockIdx.x, gridDim.x);
+            count = live * run_pages(p);
+            units = live * (own.end - own.begin);
+        }
+    }
 
-    __device__ uint32_t panel_of(uint32_t piece) const {
-        return piece / splits * group + group * (piece % splits) / splits;
+    __device__ Page at(const Phase& p, uint32_t n) const {
+        uint32_t flat = n, slot = 0;
+        if (!p.moe) {
+            flat += own.begin;
+        } else if (p.op == Op::gate_up) {
+            const uint32_t pair = own.begin + n / group_pages;
+            slot = pair / groups;
+            flat = pair % groups * group_pages + n % group_pages;
+        } else {
+            const uint32_t run = run_pages(p);
+            slot = n / run;
+            if (p.page_units > 1) {
+                const uint32_t unit = own.begin + n % run * p.page_units;
+                return {slot, unit, min(p.page_units, own.end - unit), 0, p.unit_pieces, 0, 1,
+                        slot * (own.end - own.begin) + unit - own.begin};
+            }
+            flat = own.begin * unit_pages + n % run;
+        }
+        const uint32_t unit = flat / unit_pages, page = flat % unit_pages;
+        // Of a run: it may begin and end within a unit.
+        const uint32_t begin = p.moe ? 0 : max(own.begin, unit * unit_pages) - unit * unit_pages;
+        const uint32_t end = p.moe ? unit_pages : min(own.end - unit * unit_pages, unit_pages);
+        const uint32_t first = page * p.page_pieces;
+        const uint32_t order = p.moe ? n / unit_pages : unit - own.begin / unit_pages;
+        return {slot, unit, 1, first, min(p.page_pieces, p.unit_pieces - first), page - begin,
+                end - begin, order};
     }
-    __device__ Range range(uint32_t block, uint32_t blocks) const {
-        const Range pieces = share_of(groups * splits, block, blocks);
-        return {panel_of(pieces.begin), panel_of(pieces.end)};
+
+    // Units of the block's first group that come before its first unit.
+    __device__ uint32_t lead(const Phase& p) const {
+        return p.moe ? 0 : own.begin / unit_pages % p.group_units;
     }
-    // How many blocks have pieces of a group; and which of them `block`, one of them, is. With fewer
-    // pieces than blocks each piece has a block to itself, and blocks between have none.
-    __device__ uint32_t sharers(uint32_t g, uint32_t blocks) const {
-        if (groups * splits <= blocks) return splits;
-        return owner_of(groups * splits, (g + 1) * splits - 1, blocks) - first_owner(g, blocks) + 1;
+
+    // How many blocks have parts of a group; and which of them this block, one of them, is. With fewer
+    // parts than blocks each part has a block to itself, and blocks between have none.
+    __device__ uint32_t sharers(uint32_t g) const {
+        if (groups * cuts <= gridDim.x) return cuts;
+        return owner_of(groups * cuts, (g + 1) * cuts - 1, gridDim.x) - first_owner(g) + 1;
     }
-    __device__ uint32_t sharer(uint32_t g, uint32_t block, uint32_t blocks) const {
-        if (groups * splits <= blocks)
-            return share_of(groups * splits, block, blocks).begin - g * splits;
-        return block - first_owner(g, blocks);
+    __device__ uint32_t sharer(uint32_t g) const {
+        if (groups * cuts <= gridDim.x)
+            return share_of(groups * cuts, blockIdx.x, gridDim.x).begin - g * cuts;
+        return blockIdx.x - first_owner(g);
     }
 
   private:
-    __device__ uint32_t first_owner(uint32_t g, uint32_t blocks) const {
-        return owner_of(groups * splits, g * splits, blocks);
+    __device__ uint32_t page_of(uint32_t part) const {
+        return part / cuts * group_pages + group_pages * (part % cuts) / cuts;
+    }
+    __device__ uint32_t first_owner(uint32_t g) const {
+        return owner_of(groups * cuts, g * cuts, gridDim.x);
+    }
+    __device__ uint32_t run_pages(const Phase& p) const {
+        const uint32_t all = own.end - own.begin;
+        return p.page_units > 1 ? (all + p.page_units - 1) / p.page_units : all * unit_pages;
     }
 };
 

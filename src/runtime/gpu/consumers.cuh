@@ -75,11 +75,13 @@ class Consumers {
         }
         if (b_.fresh(p, index)) prepare(p);
         if (b_.routes(p, index)) route(p);
+        if (threadIdx.x < kDepositSlots)
+            b_.counts().added[threadIdx.x] = b_.counts().finished[threadIdx.x] = 0;
         sync_consumers();
+        matrix(p);
         if (p.moe && p.op == Op::down) {
-            down(p);
-        } else {
-            matrix(p);
+            sync_consumers();
+            add_experts(p);
         }
         sync_consumers();  // shared memory is free for what follows
     }
@@ -101,8 +103,8 @@ class Consumers {
             [&](uint32_t row) {
                 return p.op == Op::fuse ? step_.context_taps[row] : from + row * from_stride;
             },
-            rows, p.moe ? rows : kTokens, columns, b_.activations(), stride_, threadIdx.x,
-            kConsumerThreads);
+            rows, p.moe ? rows + 1 : kTokens, columns, b_.activations(), stride_, kActivationScale,
+            threadIdx.x, kConsumerThreads);
     }
 
     // All rows at once: a thread has the same columns of every row, so that it asks for the gains once.
@@ -146,7 +148,10 @@ class Consumers {
         for (uint32_t at = threadIdx.x * 8; at < width; at += kConsumerThreads * 8) {
             const float4 a = __ldg(reinterpret_cast<const float4*>(p.gain + at));
             const float4 b = __ldg(reinterpret_cast<const float4*>(p.gain + at + 4));
-            const float gain[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+            const float gain[8] = {a.x * kActivationScale, a.y * kActivationScale,
+                                   a.z * kActivationScale, a.w * kActivationScale,
+                                   b.x * kActivationScale, b.y * kActivationScale,
+                                   b.z * kActivationScale, b.w * kActivationScale};
 #pragma unroll
             for (uint32_t row = 0; row < kTokens; ++row) {
                 uint16_t* const to = out + row * stride_ + at;
@@ -194,144 +199,183 @@ class Consumers {
 
     // ---------------------------------------------------------------- matrices
 
-    // Which panels of which matrix a block streams: a run of a matrix that every step needs, or pairs of
-    // units (gate, up) of the live experts. A pair has one block: where it is cut does not depend on which
-    // experts live beside it.
+    // The block's pages of a phase, a warp every kConsumers-th. No warp waits for another: what it has of a
+    // unit it leaves, and the last to leave adds up all of it; so with the units of a group.
     __device__ void matrix(const Phase& p) {
-        const Cut cut(p);
-        const uint32_t pairs = p.groups();
-        Range own = p.moe ? share_of(b_.routing().live * pairs, blockIdx.x, gridDim.x)
-                          : cut.range(blockIdx.x, gridDim.x);
-        if (own.begin == own.end) return;
-        const Range all = own;
-        for (uint32_t i = all.begin; i < (p.moe ? all.end : all.begin + 1); ++i) {
-            if (p.moe) own = {i % pairs * cut.group, (i % pairs + 1) * cut.group};
-            stream(p, cut, own, p.moe ? i / pairs : 0);
-        }
-        if (!p.moe) finish_shared(p, cut);
-    }
-
-    // Panels of a matrix, from pages. Panel i is warp i % kConsumers's, whichever run it is met in. No warp
-    // waits for another: where a unit ends each leaves its sums, and the last to do so adds them up.
-    __device__ void stream(const Phase& p, const Cut& cut, Range own, uint32_t slot) {
-        const uint16_t* const token = b_.activations() + threadIdx.x % 32 / 4 * stride_;
+        const Pages pages(p, p.moe ? b_.routing().live : 0);
         // Waits make the compiler read memory anew: what the loop needs lies in registers.
-        const uint32_t page_panels = p.page_panels, panel_bytes = p.panel_bytes;
         const Format format = p.matrix.format;
+        const uint32_t unit_bytes = p.unit_pieces * p.piece_bytes;
+        const bool direct = p.moe && p.op == Op::down;
+        Place place = b_.place;
+        place.advance(b_.ring.depth, warp_);
         TwoSums sums;
-        uint32_t unit = own.begin / cut.panels, start = unit * cut.panels;  // that `at` is in
-        uint32_t mine = own.begin + (warp_ + kConsumers - own.begin % kConsumers) % kConsumers;
-        for (uint32_t flat = own.begin; flat < own.end;) {
-            const uint32_t page_end = min(flat + page_panels, own.end);
-            b_.ring.wait_full(b_.place, b_.distress());
-            const std::byte* const page = b_.ring.page(b_.place);
-            for (uint32_t at = flat; at < page_end;) {
-                const uint32_t until = min(page_end, start + cut.panels);
-                if (mine < until) {
-                    // Counted from the unit's first panel, which may lie before this page.
-                    multiply_panels(format, page - (flat - start) * panel_bytes, token,
-                                    mine - start, until - start, kConsumers, sums);
-                    mine += (until - mine + kConsumers - 1) / kConsumers * kConsumers;
+        Page page{};
+        uint32_t in_page = 0;  // unit of the page
+        for (uint32_t n = warp_;;) {
+            const bool tail = n >= pages.count;
+            const float* done = nullptr;  // sums of a group that is complete
+            uint32_t group = 0, order = 0;  // which, and the how-manieth of the block's
+            if (!tail) {
+                if (in_page == 0) {
+                    b_.ring.wait_full(place, b_.distress());
+                    page = b_.label(place);
                 }
-                at = until;
-                if (until == start + cut.panels || until == own.end) {
-                    finish_unit(p, cut, own, sums, unit, slot);
+                multiply_pieces(format, b_.ring.page(place) + in_page * unit_bytes,
+                                token_of(p, page) + page.first * piece_columns(format), page.pieces, sums);
+                // Unless it has another page of the unit.
+                if (direct && page.of == 1) {
+                    contribute(pages.own, page.slot, page.unit + in_page, sums, unscale(format));
                     sums = {};
-                    start += cut.panels;
-                    ++unit;
+                } else if (page.index + kConsumers >= page.of) {
+                    group = (page.unit + in_page) / p.group_units;
+                    order = (page.order + in_page + pages.lead(p)) / p.group_units;
+                    done = leave(p, pages, page, in_page, order, sums);
+                    sums = {};
                 }
+                if (++in_page == page.units) {
+                    in_page = 0;
+                    __syncwarp();
+                    if (threadIdx.x % 32 == 0) b_.ring.let_go(place);
+                    place.advance(b_.ring.depth, kConsumers);
+                    n += kConsumers;
+                }
+            } else if (!p.moe) {
+                done = take_shared(p, pages, group);
             }
-            b_.let_go();
-            flat = page_end;
+            if (done != nullptr) {
+                epilogue(p, pages, group, done, page.slot);
+                if (!tail) finish(order);
+            }
+            if (tail) break;
         }
+        b_.place.advance(b_.ring.depth, pages.count);
     }
 
-    // While one warp adds up a unit no later unit can be finished, since that takes this warp too: so
-    // there is one that adds up at a time, and a slot is free when the unit kDepositSlots before is done.
-    __device__ void finish_unit(const Phase& p, const Cut& cut, Range own, const TwoSums& sums,
-                                uint32_t unit, uint32_t slot) {
+    // Where the columns of token lane / 4 begin. Of an expert's down it has a row for each of its choices;
+    // where it did not choose the expert, the row of zeros behind them all.
+    __device__ const uint16_t* token_of(const Phase& p, const Page& page) const {
+        uint32_t row = threadIdx.x % 32 / 4;
+        if (p.moe && p.op == Op::down) {
+            row = b_.routing().pair[page.slot][row];
+            if (row == kNoPair) row = step_.rows * net_.per_token;
+        }
+        return b_.activations() + row * stride_;
+    }
+
+    // A unit's sums by the lanes of one warp go to `to` [row][token].
+    __device__ static void store_sums(const TwoSums& sums, float times, float* to) {
         const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-        const uint32_t place = units_ % kDepositSlots;
+        auto* const pairs = reinterpret_cast<float2*>(to);
+        pairs[2 * g * 4 + q] = {sums[0] * times, sums[1] * times};
+        pairs[(2 * g + 1) * 4 + q] = {sums[2] * times, sums[3] * times};
+    }
+
+    // Leaves what this warp has of unit `in_page` of the page, of the block's group `group`. The sums of
+    // the group, if that completes them and no other block has a part; else null.
+    __device__ const float* leave(const Phase& p, const Pages& pages, const Page& page, uint32_t in_page,
+                                  uint32_t group, const TwoSums& sums) {
+        const uint32_t lane = threadIdx.x % 32, unit = page.unit + in_page;
         Counts& counts = b_.counts();
-        if (units_ >= kDepositSlots)
-            wait_in_block(&counts.finished, units_ - kDepositSlots + 1, b_.distress());
-        float* const deposits = b_.deposits() + place * kConsumers * kUnitSums;
-        auto* const mine = reinterpret_cast<float2*>(deposits + warp_ * kUnitSums);
-        mine[2 * g * 4 + q] = {sums[0], sums[1]};
-        mine[(2 * g + 1) * 4 + q] = {sums[2], sums[3]};
-        ++units_;
-        __syncwarp();
-        bool last = false;
-        if (lane == 0) last = warp_arrives_last(&counts.deposited[place], kConsumers);
-        if (!__shfl_sync(~0u, last, 0)) return;
-        // In the order of warps.
-        float4 sum{};
-#pragma unroll
-        for (uint32_t w = 0; w < kConsumers; ++w) {
-            const float4 more = reinterpret_cast<const float4*>(deposits + w * kUnitSums)[lane];
-            sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
-        }
+        const uint32_t group_slot = group % kDepositSlots;
+        float* const all = b_.sums() + group_slot * p.group_units * kUnitSums;
+        float* const own = all + unit % p.group_units * kUnitSums;
         const float times = unscale(p.matrix.format);
-        const uint32_t group = unit / p.group_units;
-        float* const all = b_.sums() + group % kDepositSlots * p.group_units * kUnitSums;
-        reinterpret_cast<float4*>(all + unit % p.group_units * kUnitSums)[lane] = {
-            sum.x * times, sum.y * times, sum.z * times, sum.w * times};
-        __syncwarp();
-        const uint32_t end = (group + 1) * cut.group;
-        if ((unit + 1) * cut.panels >= min(end, own.end)) {  // else more of the group will come
-            if (own.begin <= end - cut.group && end <= own.end) {
-                epilogue(p, group, all, slot);
-            } else {
-                leave(p, cut, own, group, all);
-            }
-        }
-        __syncwarp();
-        if (lane == 0) publish_in_block(&counts.finished, units_);
-    }
-
-    // A group that other blocks have pieces of, too: the block's first, or its last. What the block has of
-    // it goes to `partials`.
-    __device__ void leave(const Phase& p, const Cut& cut, Range own, uint32_t group, const float* sums) {
-        const uint32_t begin = group * cut.group, lane = threadIdx.x % 32;
-        if (lane == 0) b_.counts().shared[begin < own.begin ? 0 : 1] = group;
-        float* const to = partial(p, group, cut.sharer(group, blockIdx.x, gridDim.x));
+        const uint32_t leavers = min(page.of, kConsumers);
+        const uint32_t order = page.order + in_page, slot = order % kDepositSlots;
+        wait_in_block(&counts.added[slot], order / kDepositSlots, b_.distress());
+        if (leavers == 1) {
+            wait_in_block(&counts.finished[group_slot], group / kDepositSlots, b_.distress());
+            store_sums(sums, times, own);
+            __syncwarp();
+        } else {
+            float* const deposits = b_.deposits() + slot * kConsumers * kUnitSums;
+            store_sums(sums, 1.0f, deposits + page.index % kConsumers * kUnitSums);
+            if (!last_of_warps(&counts.deposited[slot], leavers)) return nullptr;
+            // In the order of columns.
+            float4 sum{};
 #pragma unroll 1
-        for (uint32_t u = 0; u < p.group_units; ++u) {
-            const uint32_t first = begin + u * cut.panels;
-            const bool has = first + cut.panels > own.begin && first < own.end;
-            reinterpret_cast<float4*>(to + u * kUnitSums)[lane] =
-                has ? reinterpret_cast<const float4*>(sums + u * kUnitSums)[lane] : float4{};
+            for (uint32_t i = 0; i < leavers; ++i) {
+                const float4 more = reinterpret_cast<const float4*>(deposits + i * kUnitSums)[lane];
+                sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
+            }
+            wait_in_block(&counts.finished[group_slot], group / kDepositSlots, b_.distress());
+            reinterpret_cast<float4*>(own)[lane] = {sum.x * times, sum.y * times, sum.z * times,
+                                                    sum.w * times};
+            __syncwarp();
         }
+        if (lane == 0) publish_in_block(&counts.added[slot], order / kDepositSlots + 1);
+        // The units of the group that this block has.
+        const uint32_t lead = pages.lead(p), first = group * p.group_units;
+        const uint32_t begin = max(first, lead), end = min(first + p.group_units, lead + pages.units);
+        if (end - begin > 1 && !last_of_warps(&counts.summed[group_slot], end - begin)) return nullptr;
+        if (p.moe) return all;
+        const uint32_t g = unit / p.group_units;
+        const Range of_group{g * pages.group_pages, (g + 1) * pages.group_pages};
+        if (pages.own.begin <= of_group.begin && of_group.end <= pages.own.end) return all;
+        share(p, pages, g, of_group.begin < pages.own.begin ? 0 : 1, begin - first, end - first,
+              all);
+        finish(group);
+        return nullptr;
     }
 
-    // Whoever comes last to a group adds up its pieces, in the order of columns. A warp for each of the
-    // block's two.
-    __device__ void finish_shared(const Phase& p, const Cut& cut) {
-        sync_consumers();
-        if (warp_ >= 2) return;
-        const uint32_t group = b_.counts().shared[warp_], lane = threadIdx.x % 32;
+    // The block's group `group` needs its sums no longer.
+    __device__ void finish(uint32_t group) {
         __syncwarp();
-        if (group == kNone) return;
-        const uint32_t sharers = cut.sharers(group, gridDim.x);
+        if (threadIdx.x % 32 == 0)
+            publish_in_block(&b_.counts().finished[group % kDepositSlots], group / kDepositSlots + 1);
+    }
+
+    // Whether this warp is the last of `count` to have come so far; the others' writes are seen then.
+    __device__ static bool last_of_warps(uint32_t* counter, uint32_t count) {
+        bool last = false;
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) last = warp_arrives_last(counter, count);
+        return __shfl_sync(~0u, last, 0);
+    }
+
+    // A group that other blocks have parts of, too: the block's first, or its last. What it has of it,
+    // units [begin, end), goes to `partials`.
+    __device__ void share(const Phase& p, const Pages& pages, uint32_t group, uint32_t which,
+                          uint32_t begin, uint32_t end, const float* sums) {
+        const uint32_t lane = threadIdx.x % 32;
+        if (lane == 0) b_.counts().shared[which] = group;
+        float* const to = partial(p, group, pages.sharer(group));
+#pragma unroll 1
+        for (uint32_t u = 0; u < p.group_units; ++u)
+            reinterpret_cast<float4*>(to + u * kUnitSums)[lane] =
+                u >= begin && u < end ? reinterpret_cast<const float4*>(sums + u * kUnitSums)[lane]
+                                      : float4{};
+    }
+
+    // When the block's pages are done: whoever comes last to a group adds up its parts, in the order of
+    // columns. A warp for each of the block's two; null if there is none, or another block is later.
+    __device__ const float* take_shared(const Phase& p, const Pages& pages, uint32_t& group) {
+        sync_consumers();
+        if (warp_ >= 2) return nullptr;
+        group = b_.counts().shared[warp_];
+        __syncwarp();
+        if (group == kNone) return nullptr;
+        const uint32_t sharers = pages.sharers(group), lane = threadIdx.x % 32;
         bool last = false;
         if (lane == 0) {
             b_.counts().shared[warp_] = kNone;
             last = arrive_last(&net_.arrivals[p.counters + group], sharers);
         }
-        if (!__shfl_sync(~0u, last, 0)) return;
+        if (!__shfl_sync(~0u, last, 0)) return nullptr;
         float* const sums = b_.sums() + warp_ * p.group_units * kUnitSums;
 #pragma unroll 1
         for (uint32_t i = lane; i < p.group_units * kUnitSums / 4; i += 32) {
             float4 sum{};
-#pragma unroll 4
-            for (uint32_t piece = 0; piece < sharers; ++piece) {
-                const float4 more = reinterpret_cast<const float4*>(partial(p, group, piece))[i];
+#pragma unroll 2
+            for (uint32_t part = 0; part < sharers; ++part) {
+                const float4 more = reinterpret_cast<const float4*>(partial(p, group, part))[i];
                 sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
             }
             reinterpret_cast<float4*>(sums)[i] = sum;
         }
         __syncwarp();
-        epilogue(p, group, sums, 0);
+        return sums;
     }
 
     __device__ float* partial(const Phase& p, uint32_t group, uint32_t piece) const {
@@ -342,7 +386,8 @@ class Consumers {
     // ---------------------------------------------------------------- what becomes of sums
 
     // By one warp: `sums` has row r of token t of the group's units at [unit][r][t]. `slot`: of an expert.
-    __device__ void epilogue(const Phase& p, uint32_t group, const float* sums, uint32_t slot) {
+    __device__ __forceinline__ void epilogue(const Phase& p, const Pages& pages, uint32_t group,
+                                             const float* sums, uint32_t slot) {
         if (p.op == Op::query || p.op == Op::keys) return place_head(p, group, sums);
         const uint32_t rows = p.op == Op::fuse ? step_.context_rows : step_.rows;
 #pragma unroll 1
@@ -356,10 +401,16 @@ class Consumers {
                     if (r % 2 == 0) place_projected(p, row, t, sum, sums[i + kTokens]);
                     break;
                 case Op::output:
-                case Op::down:
                 case Op::fuse:
-                    keep(p.op, row, t, sum);
+                case Op::down: {
+                    const uint32_t pair = p.moe ? b_.routing().pair[slot][t] : 0;
+                    if (!p.moe) {
+                        keep(p.op, row, t, sum);
+                    } else if (pair != kNoPair) {
+                        contribution(pages.own, pair)[row - pages.own.begin * kUnitRows] = sum;
+                    }
                     break;
+                }
                 case Op::router:
                     net_.scores[t * net_.experts + row] = sum;
                     break;
@@ -521,59 +572,38 @@ class Consumers {
 
     // ---------------------------------------------------------------- experts
 
-    // The block's own rows of all live experts. A warp has whole (expert, unit)s, whose sums wait for
-    // each other: a row adds its experts in ascending order, whichever others are live.
-    __device__ void down(const Phase& p) {
-        const Routing& routing = b_.routing();
-        const uint32_t panels = p.matrix.panels();
-        const Range units = share_of(p.matrix.units(), blockIdx.x, gridDim.x);
-        const uint32_t own = units.end - units.begin, run = own * panels;
-        if (run == 0) return;
-        const uint32_t live = routing.live, rows = own * kUnitRows;
-        const uint32_t page_panels = p.page_panels, together = page_panels / run;
-        const auto panel_bytes = static_cast<int32_t>(p.panel_bytes);
-        const Format format = p.matrix.format;
-        const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-        const float times = unscale(format);
-        TwoSums sums;
-        for (uint32_t flat = 0; flat < live * run;) {
-            const uint32_t page_end = together > 0 ? min(flat + together * run, live * run)
-                                                   : min(flat + page_panels, (flat / run + 1) * run);
-            b_.ring.wait_full(b_.place, b_.distress());
-            const std::byte* const page = b_.ring.page(b_.place);
-            uint32_t item = flat / panels;
-            item += (warp_ + kConsumers - item % kConsumers) % kConsumers;
-            for (; item * panels < page_end; item += kConsumers) {
-                const uint32_t slot = item / own;
-                const uint32_t pair = routing.pair[slot][g];
-                const uint16_t* const token =
-                    pair == kNoPair ? nullptr : b_.activations() + pair * stride_;
-                const uint32_t start = item * panels;
-                const uint32_t until = min(start + panels, page_end);
-                multiply_panels(format, page + static_cast<int32_t>(start - flat) * panel_bytes, token,
-                                max(start, flat) - start, until - start, 1, sums);
-                if (until != start + panels) continue;
-                const uint32_t row = item % own * kUnitRows + 2 * g;
+    // What a token's choice of expert gives to the block's own rows, until all of its choices are in.
+    __device__ float* contribution(Range units, uint32_t pair) const {
+        return b_.contributions() + pair * (units.end - units.begin) * kUnitRows;
+    }
+
+    // Of a unit that one warp has all columns of.
+    __device__ void contribute(Range units, uint32_t slot, uint32_t unit, const TwoSums& sums,
+                               float times) const {
+        const uint32_t lane = threadIdx.x % 32, row = (unit - units.begin) * kUnitRows + lane / 4 * 2;
 #pragma unroll
-                for (uint32_t i = 0; i < 4; ++i) {
-                    const uint32_t of = routing.pair[slot][2 * q + i % 2];
-                    if (of != kNoPair) b_.contributions()[of * rows + row + i / 2] = sums[i] * times;
-                }
-                sums = {};
-            }
-            b_.let_go();
-            flat = page_end;
+        for (uint32_t token = 0; token < 2; ++token) {
+            const uint32_t pair = b_.routing().pair[slot][lane % 4 * 2 + token];
+            if (pair == kNoPair) continue;
+            float* const to = contribution(units, pair) + row;
+            to[0] = sums[token] * times;
+            to[1] = sums[2 + token] * times;
         }
-        sync_consumers();
+    }
+
+    // A row adds its experts in ascending order, whichever others are live.
+    __device__ void add_experts(const Phase& p) {
+        const Routing& routing = b_.routing();
+        const Range units = share_of(p.matrix.units(), blockIdx.x, gridDim.x);
+        const uint32_t rows = (units.end - units.begin) * kUnitRows;
 #pragma unroll 1
         for (uint32_t i = threadIdx.x; i < rows * step_.rows; i += kConsumerThreads) {
             const uint32_t t = i / rows, row = i % rows;
             float sum = 0;
-#pragma unroll 4
+#pragma unroll 2
             for (uint32_t c = 0; c < net_.per_token; ++c) {
                 const uint32_t pair = routing.order[t * net_.per_token + c];
-                sum = __fadd_rn(sum, __fmul_rn(routing.weight[pair],
-                                               b_.contributions()[pair * rows + row]));
+                sum = __fadd_rn(sum, __fmul_rn(routing.weight[pair], contribution(units, pair)[row]));
             }
             const uint32_t column = units.begin * kUnitRows + row;
             if (column < net_.hidden) keep(Op::down, column, t, sum);
@@ -586,7 +616,6 @@ class Consumers {
     uint32_t warp_;
     uint64_t passed_;     // signals of the barrier that have been waited for
     uint32_t stride_;     // of the activations
-    uint32_t units_ = 0;  // that this warp has finished, since the launch
 };
 
 }  // namespace tessera::gpu

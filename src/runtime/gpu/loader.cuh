@@ -1,6 +1,7 @@
-// The loader: one thread that streams the pages of weights which its block's consumers will want, in
-// their order, as far ahead as the ring is deep. Weights are never waited for, whatever the consumers
-// still wait for, except those of experts: which they are is known once the rows are routed.
+// The loader: one warp that streams the pages of weights which its block's consumers will want, in their
+// order, as far ahead as the ring is deep, and says with each what it is. Weights are never waited for,
+// whatever the consumers still wait for, except those of experts: which they are is known once the rows are
+// routed.
 #pragma once
 
 #include "runtime/gpu/block.cuh"
@@ -9,7 +10,8 @@ namespace tessera::gpu {
 
 class Loader {
   public:
-    __device__ explicit Loader(Block& block) : b_(block), policy_(evict_first()) {}
+    __device__ explicit Loader(Block& block)
+        : b_(block), lane_(threadIdx.x % 32), policy_(evict_first()) {}
 
     __device__ __forceinline__ void run(uint32_t begin, uint32_t end) {
         for (uint32_t i = begin; i < end; ++i) {
@@ -19,66 +21,33 @@ class Loader {
                 wait(b_.routed(), routed_, Awaited::kFullPage, b_.distress());
                 routed_ ^= 1;
             }
-            if (!p.moe) {
-                const Range range = Cut(p).range(blockIdx.x, gridDim.x);
-                stream(p, p.matrix.data, range);
-            } else if (p.op == Op::gate_up) {
-                gate_up(p);
-            } else {
-                down(p);
+            const Pages pages(p, p.moe ? b_.routing().live : 0);
+            // Each lane finds out about one of 32 pages, then they are asked for one after another.
+            for (uint32_t first = 0; first < pages.count; first += 32) {
+                const Page page = pages.at(p, min(first + lane_, pages.count - 1));
+                const std::byte* const from =
+                    p.matrix.data + (p.moe ? b_.routing().expert[page.slot] * p.expert_bytes : 0) +
+                    (uint64_t{page.unit} * p.unit_pieces + page.first) * p.piece_bytes;
+                const uint32_t bytes = page.units * page.pieces * p.piece_bytes;
+                const uint32_t count = min(32u, pages.count - first);
+                for (uint32_t turn = 0; turn < count; ++turn) {
+                    if (turn == lane_) load(page, from, bytes);
+                    b_.place.advance(b_.ring.depth);
+                    __syncwarp();
+                }
             }
         }
     }
 
   private:
-    // Panels in full pages, the last one cut short.
-    __device__ void stream(const Phase& p, const std::byte* matrix, Range panels) {
-        for (uint32_t at = panels.begin; at < panels.end; at += p.page_panels) {
-            const uint32_t count = min(p.page_panels, panels.end - at);
-            b_.ring.wait_empty(b_.place, b_.distress());
-            page_load(b_.ring.page(b_.place), matrix + uint64_t{at} * p.panel_bytes,
-                      count * p.panel_bytes, &b_.ring.full[b_.place.slot], policy_);
-            b_.place.advance(b_.ring.depth);
-        }
-    }
-
-    __device__ const std::byte* expert(const Phase& p, uint32_t slot) const {
-        return p.matrix.data + b_.routing().expert[slot] * p.expert_bytes;
-    }
-
-    __device__ void gate_up(const Phase& p) {
-        const uint32_t panels = 2 * p.matrix.panels(), pairs = p.matrix.units() / 2;
-        const Range own = share_of(b_.routing().live * pairs, blockIdx.x, gridDim.x);
-        for (uint32_t i = own.begin; i < own.end; ++i)
-            stream(p, expert(p, i / pairs), {i % pairs * panels, (i % pairs + 1) * panels});
-    }
-
-    // The same units of every live expert; small runs share a page.
-    __device__ void down(const Phase& p) {
-        const Range units = share_of(p.matrix.units(), blockIdx.x, gridDim.x);
-        const uint32_t run = (units.end - units.begin) * p.matrix.panels();
-        if (run == 0) return;
-        const uint32_t first = units.begin * p.matrix.panels();
-        const uint32_t bytes = run * p.panel_bytes, together = p.page_panels / run;
-        const uint32_t live = b_.routing().live;
-        for (uint32_t slot = 0; slot < live;) {
-            if (together == 0) {
-                stream(p, expert(p, slot++), {first, first + run});
-                continue;
-            }
-            const uint32_t count = min(together, live - slot);
-            b_.ring.wait_empty(b_.place, b_.distress());
-            PageBarrier* const full = &b_.ring.full[b_.place.slot];
-            arrive_expecting(full, count * bytes);
-            for (uint32_t i = 0; i < count; ++i)
-                page_part(b_.ring.page(b_.place) + i * bytes,
-                          expert(p, slot + i) + uint64_t{first} * p.panel_bytes, bytes, full, policy_);
-            b_.place.advance(b_.ring.depth);
-            slot += count;
-        }
+    __device__ void load(const Page& page, const std::byte* from, uint32_t bytes) {
+        b_.ring.wait_empty(b_.place, b_.distress());
+        b_.label(b_.place) = page;  // seen by whoever waits for the page: the arrival releases it
+        page_load(b_.ring.page(b_.place), from, bytes, &b_.ring.full[b_.place.slot], policy_);
     }
 
     Block& b_;
+    uint32_t lane_;
     uint64_t policy_;
     uint32_t routed_ = 0;  // parity of the next routing
 };

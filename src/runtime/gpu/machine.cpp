@@ -83,12 +83,12 @@ Walker::Walker(const Program& program, const DeviceWeights& weights, const Optio
     n.shared = list_.shared;
     const uint32_t available = find_card().shared_bytes;
     constexpr uint32_t kPlace = kPageBytes + 16;  // and its two barriers
-    constexpr uint32_t kPagesMin = 3;
+    constexpr uint32_t kPagesMin = kConsumers + 5;
     if (n.shared.ring + kPagesMin * kPlace > available)
         fail("GPU: activations of 8 rows take {} kB of a block's {} kB of shared memory, which leaves no "
              "room for weights; more ranks, or the CPU, would do",
              n.shared.ring >> 10, available >> 10);
-    n.shared.pages = (available - n.shared.ring) / kPlace;
+    n.shared.pages = std::min((available - n.shared.ring) / kPlace, kRingPagesMax);
     n.shared.bytes = n.shared.ring + n.shared.pages * kPlace;
     check_device(prepare_walk(available), "loading the kernel");
 

@@ -13,10 +13,11 @@ namespace tessera::gpu {
 
 inline constexpr uint32_t kRowsMax = 8;           // of a step: the N of an mma
 inline constexpr uint32_t kHeadUnitsMax = 8;      // units of a drafter's head: 128 dims
-inline constexpr uint32_t kPageBytes = 16 << 10;  // of a ring of weights
+inline constexpr uint32_t kPageBytes = 4352;      // of a ring of weights: four panels of mxfp4, two of fp8
 inline constexpr uint32_t kConsumers = 11;        // warps of a block; one more loads. Three warps on each of
                                                   // an SM's four parts leave a thread 168 registers
-inline constexpr uint32_t kDepositSlots = 4;      // units whose sums wait to be added up
+inline constexpr uint32_t kDepositSlots = 3;      // units whose sums wait to be added up
+inline constexpr uint32_t kRingPagesMax = 40;
 inline constexpr uint32_t kKeyTile = 16;          // positions that lie together in a cache
 
 // One kind of attention, on this rank.
@@ -56,9 +57,11 @@ struct Phase {
     uint16_t norm;   // kNorm...: of the activations; of an exchange: its slot, kPartial...
     uint16_t tap;    // 1 + which tap of the drafter's the stream is, or 0
     PackedMatrix matrix;    // of one expert, where there are many
-    uint32_t panel_bytes, page_panels;  // of its format
+    uint32_t piece_bytes;   // of its format, and how many a unit and a page have
+    uint32_t unit_pieces, page_pieces;
+    uint32_t page_units;    // of experts' down, where a page can hold several units; else 1
     uint32_t group_units;   // that one epilogue needs together
-    uint32_t splits;        // a group's sum is cut in so many pieces of columns at most
+    uint32_t cuts;          // a group's pages are dealt out in so many parts
     uint32_t pieces_max;    // blocks that share a group at most
     uint32_t counters;      // of arrivals, one a group: where they begin
     uint64_t partials;      // floats: where they begin
@@ -68,11 +71,12 @@ struct Phase {
     CachePlace cache;
 
     constexpr uint32_t groups() const { return matrix.units() / group_units; }
+    constexpr uint32_t unit_pages() const { return (unit_pieces + page_pieces - 1) / page_pieces; }
 };
 
 struct Shared {  // bytes from the start of a block's shared memory
     uint32_t activations, activation_bytes;
-    uint32_t deposits, sums, contributions, routing, step, phases, ring;
+    uint32_t deposits, sums, contributions, routing, step, phases, labels, ring;
     uint32_t pages;  // of the ring
     uint32_t bytes;
 };

@@ -12,7 +12,8 @@ namespace {
 
 // Of a cut of a matrix: how much of its time the busiest block is idle for want of an even share.
 constexpr double kEvenEnough = 0.95;
-constexpr uint32_t kSplitsMax = 16;
+constexpr uint32_t kCutsMax = 16;
+constexpr uint32_t kLabelBytes = 32;  // of a Page in block.cuh
 // Positions that a ring holds beyond its window: rows of a step, and the window's first key may lie
 // anywhere in its tile. Prompts are read in steps, so 64 as on the CPU.
 constexpr uint32_t kRingSlack = 64 + kKeyTile;
@@ -21,29 +22,29 @@ uint32_t activation_bytes(uint32_t columns, uint32_t rows) {
     return (padded(columns, kPanelColumns) + 32) * 2 * rows;
 }
 
-// Panels of the busiest block, and the most blocks that share a group.
+// Pages of the busiest block, and the most blocks that share a group: as Pages in block.cuh has them.
 struct Spread {
     uint32_t busiest = 0, sharers = 0;
 };
-Spread spread(uint32_t groups, uint32_t group_panels, uint32_t splits, uint32_t blocks) {
-    const auto panel_of = [&](uint32_t piece) {
-        return piece / splits * group_panels + group_panels * (piece % splits) / splits;
+Spread spread(uint32_t groups, uint32_t group_pages, uint32_t cuts, uint32_t blocks) {
+    const auto page_of = [&](uint32_t part) {
+        return part / cuts * group_pages + group_pages * (part % cuts) / cuts;
     };
     Spread found;
-    const uint32_t pieces = groups * splits;
+    const uint32_t parts = groups * cuts;
     for (uint32_t b = 0; b < blocks; ++b) {
-        const Span own = share(pieces, b, blocks);
-        found.busiest = std::max(found.busiest, panel_of(own.end) - panel_of(own.begin));
+        const Span own = share(parts, b, blocks);
+        found.busiest = std::max(found.busiest, page_of(own.end) - page_of(own.begin));
     }
-    if (pieces <= blocks) {
-        found.sharers = splits;
+    if (parts <= blocks) {
+        found.sharers = cuts;
         return found;
     }
-    const auto owner = [&](uint64_t piece) { return ((piece + 1) * blocks - 1) / pieces; };
+    const auto owner = [&](uint64_t part) { return ((part + 1) * blocks - 1) / parts; };
     for (uint32_t g = 0; g < groups; ++g) {
-        const uint64_t first = uint64_t{g} * splits;
-        found.sharers = std::max(
-            found.sharers, static_cast<uint32_t>(owner(first + splits - 1) - owner(first) + 1));
+        const uint64_t first = uint64_t{g} * cuts;
+        found.sharers =
+            std::max(found.sharers, static_cast<uint32_t>(owner(first + cuts - 1) - owner(first) + 1));
     }
     return found;
 }
@@ -151,7 +152,7 @@ class Compiler {
         p.moe = s_.is_moe[tile.layer] && (tile.op == Op::gate_up || tile.op == Op::down);
         p.cache = cache_.layers[tile.layer];
         p.group_units = 1;
-        p.splits = 1;
+        p.cuts = 1;
         return p;
     }
     Phase& last() { return out_.phases.back(); }
@@ -173,20 +174,20 @@ class Compiler {
     // Cut so that blocks have even shares of it.
     Phase& matrix(Phase& p, const PackedMatrix& m, uint32_t group_units = 1) {
         set(p, m, group_units);
-        const uint32_t panels = m.panels() * group_units, groups = m.units() / group_units;
+        const uint32_t pages = p.unit_pages() * group_units, groups = m.units() / group_units;
         if (groups * group_units != m.units() || (p.op == Op::qkv && m.rows % 2 != 0))
             fail("GPU: {} of layer {} has {} rows, not whole groups of {}", op_name(p.op), p.layer,
                  m.rows, group_units * kUnitRows);
         double best = 0;
-        for (uint32_t splits = 1; splits <= std::min(kSplitsMax, panels); ++splits) {
-            const double even = 1.0 * groups * panels / blocks_ /
-                                spread(groups, panels, splits, blocks_).busiest;
+        for (uint32_t cuts = 1; cuts <= std::min(kCutsMax, pages); ++cuts) {
+            const double even =
+                1.0 * groups * pages / blocks_ / spread(groups, pages, cuts, blocks_).busiest;
             if (even <= best) continue;
             best = even;
-            p.splits = splits;
+            p.cuts = cuts;
             if (even >= kEvenEnough) break;
         }
-        p.pieces_max = spread(groups, panels, p.splits, blocks_).sharers;
+        p.pieces_max = spread(groups, pages, p.cuts, blocks_).sharers;
         p.counters = take_counters(groups);
         // Phases without a barrier between them may not share these.
         if (p.barrier) partials_ = 0;
@@ -200,13 +201,16 @@ class Compiler {
 
     void set(Phase& p, const PackedMatrix& m, uint32_t group_units) const {
         p.matrix = m;
-        p.panel_bytes = panel_bytes(m.format);
-        p.page_panels = kPageBytes / p.panel_bytes;
+        const uint32_t halves = m.format == Format::f32 ? 2 : 1;  // pieces of a panel
+        p.piece_bytes = panel_bytes(m.format) / halves;
+        p.unit_pieces = m.panels() * halves;
+        p.page_pieces = kPageBytes / p.piece_bytes;
+        p.page_units = p.moe && p.op == Op::down ? std::max(1u, p.page_pieces / p.unit_pieces) : 1;
         p.group_units = group_units;
         // Shares are made in 32 bits.
-        const uint64_t most = std::max<uint64_t>(uint64_t{m.units()} * kSplitsMax,
+        const uint64_t most = std::max<uint64_t>(uint64_t{m.units()} * kCutsMax,
                                                  uint64_t{m.units()} * kRoutePairs);
-        if (most * (blocks_ + 1) > UINT32_MAX || uint64_t{m.units()} * m.panels() > UINT32_MAX / 64)
+        if (most * (blocks_ + 1) > UINT32_MAX || uint64_t{m.units()} * p.unit_pieces > UINT32_MAX / 64)
             fail("GPU: {} of layer {} has {} x {} weights, more than a phase takes", op_name(p.op), p.layer,
                  m.rows, m.columns);
     }
@@ -231,7 +235,7 @@ class Compiler {
             need_activations(activation_bytes(p.matrix.columns, kRowsMax));
             return;
         }
-        need_activations(activation_bytes(p.matrix.columns, kRowsMax * s_.experts_per_token));
+        need_activations(activation_bytes(p.matrix.columns, kRowsMax * s_.experts_per_token + 1));
         const uint32_t own = (p.matrix.units() + blocks_ - 1) / blocks_;
         out_.shared.contributions = std::max<uint32_t>(
             out_.shared.contributions, kRoutePairs * own * kUnitRows * sizeof(float));
@@ -316,9 +320,10 @@ class Compiler {
         at.deposits = take(kDepositSlots * kConsumers * kUnitRows * kRowsMax * sizeof(float));
         at.sums = take(sums);
         at.contributions = take(contributions);
-        at.routing = take(sizeof(Routing) + 64);
+        at.routing = take(sizeof(Routing) + 128);
         at.step = take(sizeof(Step));
         at.phases = take(2 * sizeof(Phase));
+        at.labels = take(kRingPagesMax * kLabelBytes);
         at.ring = next;
     }
 

@@ -238,20 +238,14 @@ __device__ inline void page_load(void* page, const void* from, uint32_t bytes, P
         : "memory");
 }
 
-// One of several copies to a page, which arrive_expecting has armed for all of them.
-__device__ inline void page_part(void* page, const void* from, uint32_t bytes, PageBarrier* full,
+__device__ inline void page_load(void* page, const void* from, uint32_t bytes, PageBarrier* full,
                                  uint64_t l2_policy) {
+    arrive_expecting(full, bytes);
     asm volatile(
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
         "[%0], [%1], %2, [%3], %4;" ::"r"(shared_address(page)),
         "l"(from), "r"(bytes), "r"(shared_address(full)), "l"(l2_policy)
         : "memory");
-}
-
-__device__ inline void page_load(void* page, const void* from, uint32_t bytes, PageBarrier* full,
-                                 uint64_t l2_policy) {
-    arrive_expecting(full, bytes);
-    page_part(page, from, bytes, full, l2_policy);
 }
 
 // Copies a slice to the same place in every block of the cluster that `blocks` names; each armed

@@ -16,6 +16,12 @@ struct Place {
         slot = 0;
         parity ^= 1;
     }
+    // By any number of places.
+    __device__ void advance(uint32_t depth, uint32_t by) {
+        slot += by;
+        parity ^= slot / depth & 1;
+        slot %= depth;
+    }
 };
 
 struct Ring {

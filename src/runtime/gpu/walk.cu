@@ -21,12 +21,12 @@ __global__ __launch_bounds__(kBlockThreads, 1) void walk(const __grid_constant__
                 {}};
     if (threadIdx.x == 0) {
         init(block.routed(), 1);
-        block.ring.init(kConsumers);
+        block.ring.init(1);
         block.counts() = {};
     }
     __syncthreads();
     if (threadIdx.x >= kConsumerThreads) {
-        if (threadIdx.x == kConsumerThreads) Loader(block).run(begin, end);
+        Loader(block).run(begin, end);
         return;
     }
     // Weights are on their way; what an earlier launch writes may be read from here on.
