@@ -192,9 +192,10 @@ Subject random_subject(const Arguments& a) {
         s.layers = a.layers;
         s.is_sliding.resize(a.layers);
         s.is_moe.resize(a.layers);
+        // Taps are layers, all different.
+        if (model->drafter && a.layers < model->drafter->taps.size()) model->drafter.reset();
         if (model->drafter)
-            for (size_t i = 0; i < model->drafter->taps.size(); ++i)
-                model->drafter->taps[i] = std::min<uint32_t>(static_cast<uint32_t>(i), a.layers - 1);
+            for (uint32_t i = 0; i < model->drafter->taps.size(); ++i) model->drafter->taps[i] = i;
     }
     Subject subject{fmt::format("{}, one rank of {}, random weights", a.shape, a.ranks),
                     random_weights(model->shape, a.ranks, model->shape.experts, 1), nullptr, true};
@@ -338,6 +339,7 @@ json measure(const Arguments& a) {
 }  // namespace tessera::gpu
 
 int main(int argc, char** argv) {
+    std::setvbuf(stdout, nullptr, _IOLBF, 0);  // what was measured before an abort is not lost
     tessera::gpu::Arguments a;
     CLI::App app("Whole steps on one GPU: gpu_steps --ceiling 3158 --json steps.json");
     app.add_option("--shape", a.shape, "a published model, with random weights: mimo-v2.5-pro");

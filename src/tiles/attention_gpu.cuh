@@ -6,7 +6,7 @@
 //   values  [8 pairs of positions][v_head_dim][2]    outputs: queries x keys times keys x dims
 //
 // A probability is multiplied as two bf16 terms, which leaves an error of 2^-17 of it. A warp has sums
-// for 64 dims of the values: where there are more, warps share keys. It takes the tiles of a chunk that are
+// for 32 dims of the values: where there are more, warps share keys. It takes the tiles of a chunk that are
 // its own by their place in the chunk, and chunks begin at fixed positions: a query's sums are made in the
 // same order whoever is beside it.
 #pragma once
@@ -19,7 +19,7 @@
 namespace tessera::gpu {
 
 inline constexpr uint32_t kQueries = 16;       // of a task: the M of an mma
-inline constexpr uint32_t kValueDims = 64;    // of values, that one warp has sums for
+inline constexpr uint32_t kValueDims = 32;    // of values, that one warp has sums for
 inline constexpr float kLog2e = 1.4426950408889634f;
 
 struct AttentionTile {
@@ -66,7 +66,7 @@ __device__ inline void attend_tile(const uint4* queries, const AttentionTile& ti
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     Sums scores[2];
     const auto* const keys = reinterpret_cast<const uint32_t*>(tile.keys);
-#pragma unroll 4
+#pragma unroll 2
     for (uint32_t step = 0; step * 16 < head_dim; ++step) {
         const uint32_t* const low = keys + (8 * step + q) * 16 + g;
         const uint32_t* const high = low + 4 * 16;
@@ -158,11 +158,11 @@ struct Merged {
     float highest, total;
     float4 value;
 };
-__device__ inline Merged merge_parts(const float* numbers, const float* parts, uint32_t stride,
-                                     uint32_t count, uint32_t query, uint32_t dim, uint32_t v_head_dim,
-                                     uint32_t number_stride = 0) {
-    if (number_stride == 0) number_stride = stride;
+__device__ inline Merged merge_parts(const float* numbers, uint32_t number_stride, const float* parts,
+                                     uint32_t stride, uint32_t count, uint32_t query, uint32_t dim,
+                                     uint32_t v_head_dim) {
     Merged m{-INFINITY, 0, {}};
+#pragma unroll 2
     for (uint32_t i = 0; i < count; ++i)
         m.highest = fmaxf(m.highest, numbers[i * number_stride + query]);
     if (m.highest == -INFINITY) return m;

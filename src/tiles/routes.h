@@ -68,7 +68,7 @@ void route(const float* logits, uint64_t stride, uint32_t rows, const RouteShape
 
 namespace gpu {
 
-inline constexpr uint32_t kRouteRows = 8, kRouteChoices = 8, kRouteExperts = 512;
+inline constexpr uint32_t kRouteRows = 8, kRouteChoices = 8, kRouteExperts = 384;
 inline constexpr uint32_t kRoutePairs = kRouteRows * kRouteChoices;
 inline constexpr uint32_t kNoPair = 255;
 

@@ -37,7 +37,7 @@ __device__ inline float warp_sum(float x) {
 // bf16(silu(bf16(gate)) * bf16(up)).
 __device__ inline uint32_t gated(float gate, float up) {
     const float g = round_to_bf16(gate);
-    return to_bf16_bits(g / (1.0f + expf(-g)) * round_to_bf16(up));
+    return to_bf16_bits(g * __fdividef(1.0f, 1.0f + __expf(-g)) * round_to_bf16(up));
 }
 
 // The residual stream, rounded where the model rounds it.
@@ -132,7 +132,7 @@ __device__ inline void choose_experts(const float* logits, const float* bias, ui
 #pragma unroll
     for (uint32_t i = 0; i < kOwn; ++i) {
         const uint32_t e = i * 32 + lane;
-        score[i] = e < experts ? __fdividef(1.0f, 1.0f + expf(-logits[e])) : 0.0f;
+        score[i] = e < experts ? __fdividef(1.0f, 1.0f + __expf(-logits[e])) : 0.0f;
         biased[i] = e < experts ? score[i] + __ldg(bias + e) : -INFINITY;
     }
     float sum = 0, mine = 0;  // lane c keeps the score of choice c
@@ -177,6 +177,7 @@ __device__ inline void choose_experts(const float* logits, const float* bias, ui
 // The slots, by one warp, when every row has chosen.
 __device__ inline void fill_slots(uint32_t rows, uint32_t per_token, Routing& routing) {
     const uint32_t lane = threadIdx.x % 32;
+#pragma unroll 1
     for (uint32_t i = lane; i < kRoutePairs * kRouteRows / 4; i += 32)
         reinterpret_cast<uint32_t*>(routing.pair)[i] = ~0u;
     const uint32_t bits = lane < kRouteExperts / 32 ? routing.wanted[lane] : 0;
@@ -188,6 +189,7 @@ __device__ inline void fill_slots(uint32_t rows, uint32_t per_token, Routing& ro
     }
     if (lane == 31) routing.live = before;
     before -= __popc(bits);
+#pragma unroll 1
     for (uint32_t rest = bits, slot = before; rest != 0; rest &= rest - 1, ++slot)
         routing.expert[slot] = static_cast<uint16_t>(lane * 32 + __ffs(rest) - 1);
     __syncwarp();
@@ -197,9 +199,11 @@ __device__ inline void fill_slots(uint32_t rows, uint32_t per_token, Routing& ro
         const uint32_t word = expert / 32;
         const uint32_t words_before = __popc(routing.wanted[word] & ((1u << expert % 32) - 1));
         uint32_t slot = words_before;
+#pragma unroll 1
         for (uint32_t w = 0; w < word; ++w) slot += __popc(routing.wanted[w]);
         routing.pair[slot][row] = static_cast<uint8_t>(p);
         uint32_t rank = 0;
+#pragma unroll 1
         for (uint32_t c = 0; c < per_token; ++c)
             rank += routing.chosen[row * per_token + c] < expert;
         routing.order[row * per_token + rank] = static_cast<uint8_t>(p);

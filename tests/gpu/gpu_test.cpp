@@ -110,7 +110,7 @@ const std::vector<std::pair<const char*, Json>> kShapes = {
     {"plain bf16", {{"head_dim", 32}, {"swa_head_dim", 32}, {"quantization_config", nullptr}}},
     {"one expert a token, many experts",
      {{"head_dim", 32}, {"swa_head_dim", 32}, {"n_routed_experts", 61}, {"num_experts_per_tok", 1}}},
-    {"wide experts", {{"head_dim", 32}, {"swa_head_dim", 32}, {"moe_intermediate_size", 2304}}},
+    {"wide experts", {{"head_dim", 32}, {"swa_head_dim", 32}, {"moe_intermediate_size", 1792}}},
 };
 
 // Row by row. A router that is all but undecided may send a row to another expert than the CPU's: half of

@@ -112,45 +112,47 @@ __device__ inline void attend_task(const View& b, const Phase& p, const Run& run
                     first_tile + tile};
     attend_chunk(b, p, run, task, (tasks.first_chunk + task.chunk) * h.chunk);
     sync_consumers();
-    // The chunk's part, or, if there is one chunk, the output.
-    float* const parts =
+    // First the warps' parts become the chunk's; then, by whoever is last, the chunks' become the output.
+    float* const chunks =
         b.net.parts + uint64_t{task.index} * b.net.part_chunks * part_floats(width);
-    float* const part = parts + uint64_t{task.chunk} * part_floats(width);
+    float* const chunk = chunks + task.chunk * part_floats(width);
+    float* const own = part_at(b, h, 0);
+    const float* parts = own;
+    uint32_t count = block_parts(h), number_stride = part_floats(width);
+    bool output = task.chunks == 1;
 #pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < kQueries * fours; i += kConsumerThreads) {
-        const uint32_t query = i / fours, dim = i % fours * 4;
-        const float* const own = part_at(b, h, 0);
-        const Merged merged = merge_parts(own, own, part_floats(width), block_parts(h), query, dim,
-                                          width);
-        if (task.chunks == 1) {
-            mix(b, p, run, task, query, dim, merged);
-            continue;
-        }
-        if (dim == 0) {
-            part[query] = merged.highest;
-            part[kQueries + query] = merged.total;
-        }
-        *reinterpret_cast<float4*>(part + 2 * kQueries + query * width + dim) = merged.value;
-    }
-    sync_consumers();
-    if (task.chunks == 1) return;
-    if (threadIdx.x == 0)
-        b.counts().last = arrive_last(&b.net.arrivals[p.counters + task.index], task.chunks);
-    sync_consumers();
-    if (!b.counts().last) return;
-    // All chunks' numbers at once, then their values.
-    float* const numbers = part_at(b, h, 0);
-    for (uint32_t i = threadIdx.x; i < task.chunks * 2 * kQueries; i += kConsumerThreads)
-        numbers[i] = parts[i / (2 * kQueries) * part_floats(width) + i % (2 * kQueries)];
-    sync_consumers();
+    while (true) {
 #pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < kQueries * fours; i += kConsumerThreads) {
-        const uint32_t query = i / fours, dim = i % fours * 4;
-        mix(b, p, run, task, query, dim,
-            merge_parts(numbers, parts, part_floats(width), task.chunks, query, dim, width,
-                        2 * kQueries));
+        for (uint32_t i = threadIdx.x; i < kQueries * fours; i += kConsumerThreads) {
+            const uint32_t query = i / fours, dim = i % fours * 4;
+            const Merged merged = merge_parts(own, number_stride, parts, part_floats(width), count,
+                                              query, dim, width);
+            if (output) {
+                mix(b, p, run, task, query, dim, merged);
+            } else {
+                if (dim == 0) {
+                    chunk[query] = merged.highest;
+                    chunk[kQueries + query] = merged.total;
+                }
+                *reinterpret_cast<float4*>(chunk + 2 * kQueries + query * width + dim) = merged.value;
+            }
+        }
+        sync_consumers();
+        if (output) return;
+        if (threadIdx.x == 0)
+            b.counts().last = arrive_last(&b.net.arrivals[p.counters + task.index], task.chunks);
+        sync_consumers();
+        if (!b.counts().last) return;
+        // All chunks' numbers at once; their values as they are needed.
+#pragma unroll 1
+        for (uint32_t i = threadIdx.x; i < task.chunks * 2 * kQueries; i += kConsumerThreads)
+            own[i] = chunks[i / (2 * kQueries) * part_floats(width) + i % (2 * kQueries)];
+        parts = chunks;
+        count = task.chunks;
+        number_stride = 2 * kQueries;
+        output = true;
+        sync_consumers();
     }
-    sync_consumers();
 }
 
 __device__ inline void attend(const View& b, const Phase& p) {

@@ -71,9 +71,10 @@ __device__ inline void sync_consumers() {
 // A page: pieces of columns of one unit, or several whole units of an expert's down. One warp has it to
 // itself.
 struct alignas(16) Page {
-    uint32_t slot;    // of experts: whose
-    uint32_t unit;    // its first
-    uint32_t units;
+    uint32_t number;  // among all pages of the block, since the launch
+    uint16_t slot;    // of experts: whose
+    uint16_t units;
+    uint32_t unit;    // the first
     uint32_t first;   // piece of the unit
     uint32_t pieces;  // of each unit
     // The unit's pages that this block has: which of them this is, and how many there are.
@@ -92,6 +93,15 @@ struct Block : View {
     // What the page in a place of the ring is.
     __device__ Page& label(const Place& at) const {
         return reinterpret_cast<Page*>(memory + net.shared.labels)[at.slot];
+    }
+
+    // Returns once page `number` has come to its place, and says what it is. The place's parity alone does
+    // not do: warps have pages that are many places apart, and while the page before it in the same place is
+    // still on its way, the parity that this one will have is that of the one before that.
+    __device__ Page wait_page(const Place& at, uint32_t number) const {
+        wait_in_block(&label(at).number, number, distress());
+        ring.wait_full(at, distress());
+        return label(at);
     }
 
     __device__ Distress* distress() const { return static_cast<Distress*>(net.distress); }
@@ -168,8 +178,9 @@ struct Pages {
             slot = n / run;
             if (p.page_units > 1) {
                 const uint32_t unit = own.begin + n % run * p.page_units;
-                return {slot, unit, min(p.page_units, own.end - unit), 0, p.unit_pieces, 0, 1,
-                        slot * (own.end - own.begin) + unit - own.begin};
+                return {0, static_cast<uint16_t>(slot),
+                        static_cast<uint16_t>(min(p.page_units, own.end - unit)), unit, 0,
+                        p.unit_pieces, 0, 1, slot * (own.end - own.begin) + unit - own.begin};
             }
             flat = own.begin * unit_pages + n % run;
         }
@@ -179,8 +190,8 @@ struct Pages {
         const uint32_t end = p.moe ? unit_pages : min(own.end - unit * unit_pages, unit_pages);
         const uint32_t first = page * p.page_pieces;
         const uint32_t order = p.moe ? n / unit_pages : unit - own.begin / unit_pages;
-        return {slot, unit, 1, first, min(p.page_pieces, p.unit_pieces - first), page - begin,
-                end - begin, order};
+        return {0, static_cast<uint16_t>(slot), 1, unit, first,
+                min(p.page_pieces, p.unit_pieces - first), page - begin, end - begin, order};
     }
 
     // Units of the block's first group that come before its first unit.

@@ -108,61 +108,69 @@ class Consumers {
     }
 
     // All rows at once: a thread has the same columns of every row, so that it asks for the gains once.
-    // A row's squares are added up by column, lane and warp.
+    // A row's squares are added up by column, thread and lane.
     __device__ void normalize(const Phase& p) {
         const bool context = p.norm == kNormContext;
         const uint32_t rows = context ? step_.context_rows : step_.rows, width = net_.hidden;
         const uint16_t* const from = context ? net_.fused : net_.residual;
         stride_ = activation_stride(width);
         uint16_t* const out = b_.activations();
-        float squares[kTokens] = {};
+        float* const squares = b_.deposits();  // [row][thread], then [row]; free between phases
+        float sums[kTokens] = {};
 #pragma unroll 1
         for (uint32_t at = threadIdx.x * 8; at < (width + 127) / 128 * 128; at += kConsumerThreads * 8) {
+            constexpr uint32_t kTogether = kTokens / 2;  // loads
 #pragma unroll
-            for (uint32_t row = 0; row < kTokens; ++row) {
-                const Eight value = row < rows && at < width
-                                        ? Eight::load(from + uint64_t{row} * width + at)
-                                        : Eight{};
-                value.store(out + row * stride_ + at);
-                squares[row] += value.squares();
+            for (uint32_t half = 0; half < kTokens; half += kTogether) {
+                Eight values[kTogether];
+#pragma unroll
+                for (uint32_t i = 0; i < kTogether; ++i)
+                    values[i] = half + i < rows && at < width
+                                    ? Eight::load(from + (half + i) * width + at)
+                                    : Eight{};
+#pragma unroll
+                for (uint32_t i = 0; i < kTogether; ++i) {
+                    values[i].store(out + (half + i) * stride_ + at);
+                    sums[half + i] += values[i].squares();
+                }
             }
         }
-        float* const of_warps = b_.deposits();  // free between phases
 #pragma unroll
-        for (uint32_t row = 0; row < kTokens; ++row) {
-            squares[row] = warp_sum(squares[row]);
-            if (threadIdx.x % 32 == 0) of_warps[row * kConsumers + warp_] = squares[row];
-        }
+        for (uint32_t row = 0; row < kTokens; ++row)
+            squares[row * kConsumerThreads + threadIdx.x] = sums[row];
         sync_consumers();
-        if (threadIdx.x < kTokens) {
+        if (p.tap > 0 && blockIdx.x < rows) keep_tap(p, blockIdx.x);
+        float inverse = 0;
+        if (warp_ < kTokens) {
             float sum = 0;
-            for (uint32_t w = 0; w < kConsumers; ++w) sum += of_warps[threadIdx.x * kConsumers + w];
-            of_warps[kTokens * kConsumers + threadIdx.x] =
-                1.0f / sqrtf(sum / static_cast<float>(width) + net_.epsilon);
+            for (uint32_t i = 0; i < kConsumers; ++i)
+                sum += squares[warp_ * kConsumerThreads + i * 32 + threadIdx.x % 32];
+            inverse = 1.0f / sqrtf(warp_sum(sum) / static_cast<float>(width) + net_.epsilon);
         }
         sync_consumers();
-        float inverse[kTokens];
-#pragma unroll
-        for (uint32_t row = 0; row < kTokens; ++row) inverse[row] = of_warps[kTokens * kConsumers + row];
+        if (warp_ < kTokens && threadIdx.x % 32 == 0) squares[warp_] = inverse;
+        sync_consumers();
 #pragma unroll 1
         for (uint32_t at = threadIdx.x * 8; at < width; at += kConsumerThreads * 8) {
-            const float4 a = __ldg(reinterpret_cast<const float4*>(p.gain + at));
-            const float4 b = __ldg(reinterpret_cast<const float4*>(p.gain + at + 4));
-            const float gain[8] = {a.x * kActivationScale, a.y * kActivationScale,
-                                   a.z * kActivationScale, a.w * kActivationScale,
-                                   b.x * kActivationScale, b.y * kActivationScale,
-                                   b.z * kActivationScale, b.w * kActivationScale};
+            float gain[8];
 #pragma unroll
+            for (uint32_t i = 0; i < 8; ++i) gain[i] = __ldg(p.gain + at + i) * kActivationScale;
+#pragma unroll 2
             for (uint32_t row = 0; row < kTokens; ++row) {
                 uint16_t* const to = out + row * stride_ + at;
-                const Eight value = Eight::load(to);
-                // One block keeps a row's taps.
-                if (p.tap > 0 && blockIdx.x == row % gridDim.x && row < rows &&
-                    step_.taps[row] != nullptr)
-                    value.store(step_.taps[row] + (p.tap - 1u) * width + at);
-                value.normed(inverse[row], gain).store(to);
+                Eight::load(to).normed(squares[row], gain).store(to);
             }
         }
+    }
+
+    // The stream as it is, for the drafter: one block has one row.
+    __device__ void keep_tap(const Phase& p, uint32_t row) {
+        uint16_t* const to = step_.taps[row];
+        if (to == nullptr) return;
+#pragma unroll 1
+        for (uint32_t at = threadIdx.x * 8; at < net_.hidden; at += kConsumerThreads * 8)
+            Eight::load(b_.activations() + row * stride_ + at)
+                .store(to + (p.tap - 1u) * net_.hidden + at);
     }
 
     __device__ void embed() {
@@ -217,10 +225,7 @@ class Consumers {
             const float* done = nullptr;  // sums of a group that is complete
             uint32_t group = 0, order = 0;  // which, and the how-manieth of the block's
             if (!tail) {
-                if (in_page == 0) {
-                    b_.ring.wait_full(place, b_.distress());
-                    page = b_.label(place);
-                }
+                if (in_page == 0) page = b_.wait_page(place, pages_ + n);
                 multiply_pieces(format, b_.ring.page(place) + in_page * unit_bytes,
                                 token_of(p, page) + page.first * piece_columns(format), page.pieces, sums);
                 // Unless it has another page of the unit.
@@ -250,6 +255,7 @@ class Consumers {
             if (tail) break;
         }
         b_.place.advance(b_.ring.depth, pages.count);
+        pages_ += pages.count;
     }
 
     // Where the columns of token lane / 4 begin. Of an expert's down it has a row for each of its choices;
@@ -294,7 +300,7 @@ class Consumers {
             if (!last_of_warps(&counts.deposited[slot], leavers)) return nullptr;
             // In the order of columns.
             float4 sum{};
-#pragma unroll 1
+#pragma unroll 2
             for (uint32_t i = 0; i < leavers; ++i) {
                 const float4 more = reinterpret_cast<const float4*>(deposits + i * kUnitSums)[lane];
                 sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
@@ -437,6 +443,7 @@ class Consumers {
             const uint32_t slot = op == Op::output ? kPartialOutput
                                   : op == Op::down ? kPartialDown
                                                    : kPartialFuse;
+#pragma unroll 1
             for (uint32_t rank = 0; rank < net_.ranks; ++rank) inbox(slot, rank)[at] = sum;
         } else if (op == Op::fuse) {
             net_.fused[at] = static_cast<uint16_t>(to_bf16_bits(sum));
@@ -458,7 +465,7 @@ class Consumers {
 #pragma unroll 1
         for (uint32_t i = own.begin + threadIdx.x; i < own.end; i += kConsumerThreads) {
             float sum = 0;
-#pragma unroll 8
+#pragma unroll 4
             for (uint32_t rank = 0; rank < net_.ranks; ++rank) sum += inbox(p.norm, rank)[i];
             sum *= share;
             if (fuse) {
@@ -616,6 +623,7 @@ class Consumers {
     uint32_t warp_;
     uint64_t passed_;     // signals of the barrier that have been waited for
     uint32_t stride_;     // of the activations
+    uint32_t pages_ = 0;  // of phases before, in this launch
 };
 
 }  // namespace tessera::gpu

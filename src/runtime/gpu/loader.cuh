@@ -22,34 +22,47 @@ class Loader {
                 routed_ ^= 1;
             }
             const Pages pages(p, p.moe ? b_.routing().live : 0);
-            // Each lane finds out about one of 32 pages, then they are asked for one after another.
+            // Each lane finds out about one of 32 pages; then kTogether at a time ask for them.
             for (uint32_t first = 0; first < pages.count; first += 32) {
-                const Page page = pages.at(p, min(first + lane_, pages.count - 1));
+                Page page = pages.at(p, min(first + lane_, pages.count - 1));
+                page.number = loaded_ + lane_;
                 const std::byte* const from =
                     p.matrix.data + (p.moe ? b_.routing().expert[page.slot] * p.expert_bytes : 0) +
                     (uint64_t{page.unit} * p.unit_pieces + page.first) * p.piece_bytes;
                 const uint32_t bytes = page.units * page.pieces * p.piece_bytes;
                 const uint32_t count = min(32u, pages.count - first);
-                for (uint32_t turn = 0; turn < count; ++turn) {
-                    if (turn == lane_) load(page, from, bytes);
-                    b_.place.advance(b_.ring.depth);
+                Place place = b_.place;
+                place.advance(b_.ring.depth, lane_);
+#pragma unroll 1
+                for (uint32_t turn = 0; turn < count; turn += kTogether) {
+                    if (lane_ / kTogether == turn / kTogether && lane_ < count)
+                        load(place, page, from, bytes);
                     __syncwarp();
                 }
+                b_.place.advance(b_.ring.depth, count);
+                loaded_ += count;
             }
         }
     }
 
   private:
-    __device__ void load(const Page& page, const std::byte* from, uint32_t bytes) {
-        b_.ring.wait_empty(b_.place, b_.distress());
-        b_.label(b_.place) = page;  // seen by whoever waits for the page: the arrival releases it
-        page_load(b_.ring.page(b_.place), from, bytes, &b_.ring.full[b_.place.slot], policy_);
+    // Lanes that wait for places together: far fewer than the ring has.
+    static constexpr uint32_t kTogether = 4;
+
+    __device__ void load(const Place& place, const Page& page, const std::byte* from, uint32_t bytes) {
+        b_.ring.wait_empty(place, b_.distress());
+        Page* const label = &b_.label(place);
+        const uint32_t number = page.number;
+        *label = page;
+        publish_in_block(&label->number, number);
+        page_load(b_.ring.page(place), from, bytes, &b_.ring.full[place.slot], policy_);
     }
 
     Block& b_;
     uint32_t lane_;
     uint64_t policy_;
     uint32_t routed_ = 0;  // parity of the next routing
+    uint32_t loaded_ = 0;  // pages, since the launch
 };
 
 }  // namespace tessera::gpu

@@ -20,7 +20,7 @@ struct Note {
     uint64_t needed, seen;
 };
 constexpr const char* kAwaited[] = {"nothing", "the barrier of all blocks", "a page of weights",
-                                    "an empty place for a page", "sums of other warps"};
+                                    "an empty place for a page", "another warp of the block"};
 
 std::vector<float> angles_of(const Shape& s, uint32_t positions) {
     std::vector<float> frequencies;

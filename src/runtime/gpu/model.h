@@ -14,8 +14,8 @@ namespace tessera::gpu {
 inline constexpr uint32_t kRowsMax = 8;           // of a step: the N of an mma
 inline constexpr uint32_t kHeadUnitsMax = 8;      // units of a drafter's head: 128 dims
 inline constexpr uint32_t kPageBytes = 4352;      // of a ring of weights: four panels of mxfp4, two of fp8
-inline constexpr uint32_t kConsumers = 11;        // warps of a block; one more loads. Three warps on each of
-                                                  // an SM's four parts leave a thread 168 registers
+inline constexpr uint32_t kConsumers = 15;        // warps of a block; one more loads. Four warps on each of
+                                                  // an SM's four parts leave a thread 128 registers
 inline constexpr uint32_t kDepositSlots = 3;      // units whose sums wait to be added up
 inline constexpr uint32_t kRingPagesMax = 40;
 inline constexpr uint32_t kKeyTile = 16;          // positions that lie together in a cache

@@ -257,7 +257,7 @@ class Compiler {
         const uint64_t part = 16ull * (a.v_head_dim + 2);
         out_.part_chunks = std::max(out_.part_chunks, chunks);
         out_.part_floats = std::max(out_.part_floats, uint64_t{tiles} * part);
-        const uint32_t sharers = (a.v_head_dim + 63) / 64;
+        const uint32_t sharers = (a.v_head_dim + 31) / 32;
         need_activations(static_cast<uint32_t>(kConsumers / sharers * part * sizeof(float)) +
                          a.head_dim / 16 * 512);
     }
@@ -355,7 +355,7 @@ Heads heads_of(const AttentionShape& a, uint32_t ranks, uint32_t angles, uint32_
     const AttentionPart part = attention_part(a, 0, ranks);
     // A chunk is a task: small enough that there are tasks for all blocks, large enough that merging
     // their parts stays short.
-    constexpr uint32_t kChunk = 64, kChunksMax = 64;
+    constexpr uint32_t kChunk = 48, kChunksMax = 64;
     const uint32_t keys = a.window > 0 ? kChunk : context;
     const uint32_t chunk = std::max(kChunk, padded((keys + kChunksMax - 1) / kChunksMax, kChunk));
     return {part.heads.count(), part.kv_heads.count(),

@@ -24,6 +24,8 @@ __global__ __launch_bounds__(kBlockThreads, 1) void walk(const __grid_constant__
         block.ring.init(1);
         block.counts() = {};
     }
+    // No page has the number that is one less than the first's.
+    if (threadIdx.x < block.ring.depth) block.label({threadIdx.x, 0}).number = ~0u;
     __syncthreads();
     if (threadIdx.x >= kConsumerThreads) {
         Loader(block).run(begin, end);
