@@ -128,7 +128,7 @@ json by_op(const Walker& walker, double live, double ceiling) {
     const std::vector<Stamp> stamps = walker.stamps();
     const uint32_t blocks = walker.blocks();
     struct Sum {
-        double us = 0, waited = 0, bytes = 0;
+        double us = 0, waited = 0, prepared = 0, streamed = 0, finished = 0, bytes = 0;
         uint32_t phases = 0;
     };
     std::map<std::string, Sum> sums;
@@ -138,36 +138,50 @@ json by_op(const Walker& walker, double live, double ceiling) {
     for (size_t i = 0; i < walker.phases().size(); ++i) {
         const Phase& p = walker.phases()[i];
         uint64_t end = 0;
-        double waited = 0;
+        double waited = 0, prepared = 0, streamed = 0, finished = 0;
         for (uint32_t b = 0; b < blocks; ++b) {
             const Stamp& s = stamps[i * blocks + b];
             end = std::max(end, s.ended);
-            waited += static_cast<double>(s.began - s.arrived) * 1e-3 / blocks;
+            const auto mean = [&](uint64_t from, uint64_t to) {
+                return static_cast<double>(static_cast<int64_t>(to - from)) * 1e-3 / blocks;
+            };
+            waited += mean(s.arrived, s.began);
+            if (p.matrix.data == nullptr) continue;
+            prepared += mean(s.began, s.prepared);
+            streamed += mean(s.prepared, s.streamed);
+            finished += mean(s.streamed, s.ended);
         }
         Sum& sum = sums[std::string(op_name(p.op)) + (p.moe ? " of experts" : "")];
         sum.us += static_cast<double>(end - before) * 1e-3;
         total += static_cast<double>(end - before) * 1e-3;
         sum.waited += waited;
+        sum.prepared += prepared;
+        sum.streamed += streamed;
+        sum.finished += finished;
         sum.bytes += bytes_of(p, live);
         ++sum.phases;
         before = end;
     }
     json out = json::array();
-    fmt::print("    {:<20} {:>6} {:>10} {:>9} {:>9} {:>10} {:>7}\n", "phase", "times", "us", "us each",
-               "waits", "GB/s", "share");
+    fmt::print("    {:<20} {:>6} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>7} {:>6}\n", "phase", "times", "us",
+               "us each", "waits", "prepares", "streams", "finishes", "GB/s", "share");
     for (const auto& [name, sum] : sums) {
         const double rate = sum.bytes / sum.us * 1e-3;
-        fmt::print("    {:<20} {:>6} {:>10.1f} {:>9.2f} {:>9.2f} {:>10.0f} {:>7}\n", name, sum.phases, sum.us,
-                   sum.us / sum.phases, sum.waited / sum.phases, rate,
+        fmt::print("    {:<20} {:>6} {:>9.1f} {:>9.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>7.0f} {:>6}\n", name,
+                   sum.phases, sum.us, sum.us / sum.phases, sum.waited / sum.phases,
+                   sum.prepared / sum.phases, sum.streamed / sum.phases, sum.finished / sum.phases, rate,
                    ceiling > 0 ? fmt::format("{:.0f} %", 100 * rate / ceiling) : "");
         out.push_back({{"phase", name},
                        {"times", sum.phases},
                        {"us", sum.us},
                        {"waited_us", sum.waited},
+                       {"prepared_us", sum.prepared},
+                       {"streamed_us", sum.streamed},
+                       {"finished_us", sum.finished},
                        {"bytes", sum.bytes},
                        {"gb_per_s", rate}});
     }
-    fmt::print("    {:<20} {:>6} {:>10.1f}\n", "all", "", total);
+    fmt::print("    {:<20} {:>6} {:>9.1f}\n", "all", "", total);
     return out;
 }
 

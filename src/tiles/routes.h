@@ -72,8 +72,7 @@ inline constexpr uint32_t kRouteRows = 8, kRouteChoices = 8, kRouteExperts = 384
 inline constexpr uint32_t kRoutePairs = kRouteRows * kRouteChoices;
 inline constexpr uint32_t kNoPair = 255;
 
-// Slots are filled in ascending order
-// of expert. A pair is row * per_token + choice.
+// Slots are filled in ascending order of expert. A pair is row * per_token + choice.
 struct alignas(8) Routing {
     uint32_t live;
     uint16_t expert[kRoutePairs];           // by slot
@@ -82,6 +81,7 @@ struct alignas(8) Routing {
     float weight[kRoutePairs];              // by pair
     uint16_t chosen[kRoutePairs];           // by pair: its expert
     uint32_t wanted[kRouteExperts / 32];    // a bit an expert
+    uint32_t before[kRouteExperts / 32];    // live experts before each of those words
 };
 
 }  // namespace gpu

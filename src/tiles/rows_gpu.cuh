@@ -121,6 +121,12 @@ __device__ inline void copy_rows(RowAt row_at, uint32_t rows, uint32_t all, uint
 
 // ---- Routing -----------------------------------------------------------------------------------
 
+// The order of floats as that of integers.
+__device__ inline uint32_t ordered(float x) {
+    const uint32_t bits = __float_as_uint(x);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
 // A row's choices, by one warp: the sigmoid's top per_token with the bias, best first, the lower index
 // winning a tie.
 __device__ inline void choose_experts(const float* logits, const float* bias, uint32_t experts,
@@ -128,44 +134,38 @@ __device__ inline void choose_experts(const float* logits, const float* bias, ui
                                       Routing& routing) {
     const uint32_t lane = threadIdx.x % 32;
     constexpr uint32_t kOwn = kRouteExperts / 32;
-    float score[kOwn], biased[kOwn];
+    float score[kOwn];
+    uint32_t key[kOwn];  // of the score with the bias; 0: chosen, or none
 #pragma unroll
     for (uint32_t i = 0; i < kOwn; ++i) {
         const uint32_t e = i * 32 + lane;
         score[i] = e < experts ? __fdividef(1.0f, 1.0f + __expf(-logits[e])) : 0.0f;
-        biased[i] = e < experts ? score[i] + __ldg(bias + e) : -INFINITY;
+        key[i] = e < experts ? ordered(score[i] + __ldg(bias + e)) : 0;
     }
     float sum = 0, mine = 0;  // lane c keeps the score of choice c
 #pragma unroll 1
     for (uint32_t choice = 0; choice < per_token; ++choice) {
-        float best = -INFINITY, best_score = 0;
+        uint32_t best = 0;
+#pragma unroll
+        for (uint32_t i = 0; i < kOwn; ++i) best = max(best, key[i]);
+        best = __reduce_max_sync(~0u, best);
         uint32_t expert = kRouteExperts;
 #pragma unroll
+        for (uint32_t i = kOwn; i-- > 0;)
+            if (key[i] == best) expert = i * 32 + lane;
+        // Scores that are no numbers choose something, too.
+        expert = min(__reduce_min_sync(~0u, expert), experts - 1);
+        float chosen = 0;
+#pragma unroll
         for (uint32_t i = 0; i < kOwn; ++i) {
-            if (biased[i] > best) {
-                best = biased[i];
-                best_score = score[i];
-                expert = i * 32 + lane;
-            }
+            if (i * 32 + lane != expert) continue;
+            key[i] = 0;
+            chosen = score[i];
         }
-#pragma unroll
-        for (uint32_t offset = 16; offset > 0; offset /= 2) {
-            const float other = __shfl_xor_sync(~0u, best, offset);
-            const float other_score = __shfl_xor_sync(~0u, best_score, offset);
-            const uint32_t other_expert = __shfl_xor_sync(~0u, expert, offset);
-            if (other > best || (other == best && other_expert < expert)) {
-                best = other;
-                best_score = other_score;
-                expert = other_expert;
-            }
-        }
-        expert = min(expert, experts - 1);  // scores that are no numbers choose something, too
-#pragma unroll
-        for (uint32_t i = 0; i < kOwn; ++i)
-            if (i * 32 + lane == expert) biased[i] = -INFINITY;
-        sum += best_score;
+        chosen = __shfl_sync(~0u, chosen, expert % 32);
+        sum += chosen;
         if (lane == choice) {
-            mine = best_score;
+            mine = chosen;
             routing.chosen[row * per_token + choice] = static_cast<uint16_t>(expert);
             atomicOr(&routing.wanted[expert / 32], 1u << expert % 32);
         }
@@ -189,6 +189,7 @@ __device__ inline void fill_slots(uint32_t rows, uint32_t per_token, Routing& ro
     }
     if (lane == 31) routing.live = before;
     before -= __popc(bits);
+    if (lane < kRouteExperts / 32) routing.before[lane] = before;
 #pragma unroll 1
     for (uint32_t rest = bits, slot = before; rest != 0; rest &= rest - 1, ++slot)
         routing.expert[slot] = static_cast<uint16_t>(lane * 32 + __ffs(rest) - 1);
@@ -197,13 +198,11 @@ __device__ inline void fill_slots(uint32_t rows, uint32_t per_token, Routing& ro
     for (uint32_t p = lane; p < rows * per_token; p += 32) {
         const uint32_t expert = routing.chosen[p], row = p / per_token;
         const uint32_t word = expert / 32;
-        const uint32_t words_before = __popc(routing.wanted[word] & ((1u << expert % 32) - 1));
-        uint32_t slot = words_before;
-#pragma unroll 1
-        for (uint32_t w = 0; w < word; ++w) slot += __popc(routing.wanted[w]);
+        const uint32_t slot = routing.before[word] +
+                              __popc(routing.wanted[word] & ((1u << expert % 32) - 1));
         routing.pair[slot][row] = static_cast<uint8_t>(p);
         uint32_t rank = 0;
-#pragma unroll 1
+#pragma unroll 4
         for (uint32_t c = 0; c < per_token; ++c)
             rank += routing.chosen[row * per_token + c] < expert;
         routing.order[row * per_token + rank] = static_cast<uint8_t>(p);

@@ -21,7 +21,8 @@ struct Counts {
     uint32_t deposited[kDepositSlots], added[kDepositSlots];
     uint32_t summed[kDepositSlots], finished[kDepositSlots];
     uint32_t last;       // whether this block's arrival was the last of all blocks'
-    uint32_t shared[2];  // groups of the phase that other blocks have pieces of, or kNone
+    uint32_t shared[2];  // groups of the phase that other blocks have parts of, or kNone
+    uint32_t last_of[2];  // whether this block is the last of them
 };
 inline constexpr uint32_t kNone = ~0u;
 

@@ -35,7 +35,8 @@ class Consumers {
             const uint64_t began = stamp();
             phase(i);
             if (net_.stamps != nullptr && threadIdx.x == 0)
-                net_.stamps[i * gridDim.x + blockIdx.x] = {arrived, began, now_ns()};
+                net_.stamps[i * gridDim.x + blockIdx.x] = {arrived, began, prepared_, streamed_,
+                                                           now_ns()};
         }
     }
 
@@ -78,6 +79,7 @@ class Consumers {
         if (threadIdx.x < kDepositSlots)
             b_.counts().added[threadIdx.x] = b_.counts().finished[threadIdx.x] = 0;
         sync_consumers();
+        prepared_ = stamp();
         matrix(p);
         if (p.moe && p.op == Op::down) {
             sync_consumers();
@@ -117,27 +119,38 @@ class Consumers {
         uint16_t* const out = b_.activations();
         float* const squares = b_.deposits();  // [row][thread], then [row]; free between phases
         float sums[kTokens] = {};
+        const uint32_t padded = (width + 127) / 128 * 128;
+        constexpr uint32_t kStep = kConsumerThreads * 8, kTogether = 2;  // loads are in flight together
 #pragma unroll 1
-        for (uint32_t at = threadIdx.x * 8; at < (width + 127) / 128 * 128; at += kConsumerThreads * 8) {
-            constexpr uint32_t kTogether = kTokens / 2;  // loads
+        for (uint32_t at = threadIdx.x * 8; at < padded; at += kTogether * kStep) {
+            Eight values[kTogether][kTokens];
 #pragma unroll
-            for (uint32_t half = 0; half < kTokens; half += kTogether) {
-                Eight values[kTogether];
+            for (uint32_t i = 0; i < kTogether; ++i)
 #pragma unroll
-                for (uint32_t i = 0; i < kTogether; ++i)
-                    values[i] = half + i < rows && at < width
-                                    ? Eight::load(from + (half + i) * width + at)
-                                    : Eight{};
+                for (uint32_t row = 0; row < kTokens; ++row)
+                    values[i][row] = row < rows && at + i * kStep < width
+                                         ? Eight::load(from + row * width + at + i * kStep)
+                                         : Eight{};
 #pragma unroll
-                for (uint32_t i = 0; i < kTogether; ++i) {
-                    values[i].store(out + (half + i) * stride_ + at);
-                    sums[half + i] += values[i].squares();
+            for (uint32_t i = 0; i < kTogether; ++i) {
+                if (at + i * kStep >= padded) break;
+#pragma unroll
+                for (uint32_t row = 0; row < kTokens; ++row) {
+                    values[i][row].store(out + row * stride_ + at + i * kStep);
+                    sums[row] += values[i][row].squares();
                 }
             }
         }
 #pragma unroll
         for (uint32_t row = 0; row < kTokens; ++row)
             squares[row * kConsumerThreads + threadIdx.x] = sums[row];
+        // The gains of the first columns are on their way meanwhile.
+        float gain[8];
+        const auto ask = [&](uint32_t at) {
+#pragma unroll
+            for (uint32_t i = 0; i < 8; ++i) gain[i] = at < width ? __ldg(p.gain + at + i) : 0.0f;
+        };
+        ask(threadIdx.x * 8);
         sync_consumers();
         if (p.tap > 0 && blockIdx.x < rows) keep_tap(p, blockIdx.x);
         float inverse = 0;
@@ -152,13 +165,14 @@ class Consumers {
         sync_consumers();
 #pragma unroll 1
         for (uint32_t at = threadIdx.x * 8; at < width; at += kConsumerThreads * 8) {
-            float gain[8];
+            float own[8];
 #pragma unroll
-            for (uint32_t i = 0; i < 8; ++i) gain[i] = __ldg(p.gain + at + i) * kActivationScale;
+            for (uint32_t i = 0; i < 8; ++i) own[i] = gain[i] * kActivationScale;
+            ask(at + kConsumerThreads * 8);
 #pragma unroll 2
             for (uint32_t row = 0; row < kTokens; ++row) {
                 uint16_t* const to = out + row * stride_ + at;
-                Eight::load(to).normed(squares[row], gain).store(to);
+                Eight::load(to).normed(squares[row], own).store(to);
             }
         }
     }
@@ -245,8 +259,9 @@ class Consumers {
                     place.advance(b_.ring.depth, kConsumers);
                     n += kConsumers;
                 }
-            } else if (!p.moe) {
-                done = take_shared(p, pages, group);
+            } else {
+                streamed_ = stamp();
+                if (!p.moe) done = take_shared(p, pages, group);
             }
             if (done != nullptr) {
                 epilogue(p, pages, group, done, page.slot);
@@ -355,33 +370,37 @@ class Consumers {
     }
 
     // When the block's pages are done: whoever comes last to a group adds up its parts, in the order of
-    // columns. A warp for each of the block's two; null if there is none, or another block is later.
+    // columns. Of the block's two, a warp goes on with each; null if there is none, or another block is
+    // later. All consumers.
     __device__ const float* take_shared(const Phase& p, const Pages& pages, uint32_t& group) {
+        Counts& counts = b_.counts();
         sync_consumers();
-        if (warp_ >= 2) return nullptr;
-        group = b_.counts().shared[warp_];
-        __syncwarp();
-        if (group == kNone) return nullptr;
-        const uint32_t sharers = pages.sharers(group), lane = threadIdx.x % 32;
-        bool last = false;
-        if (lane == 0) {
-            b_.counts().shared[warp_] = kNone;
-            last = arrive_last(&net_.arrivals[p.counters + group], sharers);
-        }
-        if (!__shfl_sync(~0u, last, 0)) return nullptr;
-        float* const sums = b_.sums() + warp_ * p.group_units * kUnitSums;
+        if (warp_ < 2 && threadIdx.x % 32 == 0 && counts.shared[warp_] != kNone)
+            counts.last_of[warp_] = arrive_last(&net_.arrivals[p.counters + counts.shared[warp_]],
+                                                pages.sharers(counts.shared[warp_]));
+        sync_consumers();
+        const uint32_t fours = p.group_units * kUnitSums / 4;
 #pragma unroll 1
-        for (uint32_t i = lane; i < p.group_units * kUnitSums / 4; i += 32) {
+        for (uint32_t i = threadIdx.x; i < 2 * fours; i += kConsumerThreads) {
+            const uint32_t which = i < fours ? 0 : 1, at = i - which * fours;
+            if (counts.shared[which] == kNone || !counts.last_of[which]) continue;
+            const uint32_t sharers = pages.sharers(counts.shared[which]);
             float4 sum{};
-#pragma unroll 2
+#pragma unroll 4
             for (uint32_t part = 0; part < sharers; ++part) {
-                const float4 more = reinterpret_cast<const float4*>(partial(p, group, part))[i];
+                const float4 more = reinterpret_cast<const float4*>(
+                    partial(p, counts.shared[which], part))[at];
                 sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
             }
-            reinterpret_cast<float4*>(sums)[i] = sum;
+            reinterpret_cast<float4*>(b_.sums())[i] = sum;
         }
+        sync_consumers();
+        if (warp_ >= 2) return nullptr;
+        group = counts.shared[warp_];
+        const bool last = group != kNone && counts.last_of[warp_];
         __syncwarp();
-        return sums;
+        counts.shared[warp_] = kNone;
+        return last ? b_.sums() + warp_ * p.group_units * kUnitSums : nullptr;
     }
 
     __device__ float* partial(const Phase& p, uint32_t group, uint32_t piece) const {
@@ -624,6 +643,7 @@ class Consumers {
     uint64_t passed_;     // signals of the barrier that have been waited for
     uint32_t stride_;     // of the activations
     uint32_t pages_ = 0;  // of phases before, in this launch
+    uint64_t prepared_ = 0, streamed_ = 0;  // of this phase: see Stamp
 };
 
 }  // namespace tessera::gpu

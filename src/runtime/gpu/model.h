@@ -16,7 +16,7 @@ inline constexpr uint32_t kHeadUnitsMax = 8;      // units of a drafter's head: 
 inline constexpr uint32_t kPageBytes = 4352;      // of a ring of weights: four panels of mxfp4, two of fp8
 inline constexpr uint32_t kConsumers = 15;        // warps of a block; one more loads. Four warps on each of
                                                   // an SM's four parts leave a thread 128 registers
-inline constexpr uint32_t kDepositSlots = 3;      // units whose sums wait to be added up
+inline constexpr uint32_t kDepositSlots = 2;      // units whose sums wait to be added up
 inline constexpr uint32_t kRingPagesMax = 40;
 inline constexpr uint32_t kKeyTile = 16;          // positions that lie together in a cache
 
@@ -81,9 +81,11 @@ struct Shared {  // bytes from the start of a block's shared memory
     uint32_t bytes;
 };
 
-// Times of one phase in one block, ns of globaltimer.
+// Times of one phase in one block, ns of globaltimer: when its first warp had nothing left to do in the
+// phase before; when all blocks had; when its activations were ready; when its pages were done (of the
+// first warp); when all was.
 struct Stamp {
-    uint64_t arrived, began, ended;
+    uint64_t arrived, began, prepared, streamed, ended;
 };
 
 struct Network {

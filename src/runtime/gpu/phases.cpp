@@ -10,8 +10,9 @@
 namespace tessera::gpu {
 namespace {
 
-// Of a cut of a matrix: how much of its time the busiest block is idle for want of an even share.
-constexpr double kEvenEnough = 0.95;
+// What decides how a matrix is cut: what a block streams, and what it takes to add up a group that blocks
+// share (measured on an H100: an arrival, a read of the parts, and the barriers of the block around them).
+constexpr double kBytesPerUs = 24e3, kSharedUs = 3;
 constexpr uint32_t kCutsMax = 16;
 constexpr uint32_t kLabelBytes = 32;  // of a Page in block.cuh
 // Positions that a ring holds beyond its window: rows of a step, and the window's first key may lie
@@ -73,8 +74,8 @@ class Compiler {
             fail("GPU: {} experts, {} a token; at most {} and {}", s_.experts, s_.experts_per_token,
                  kRouteExperts, kRouteChoices);
         for (const AttentionShape* a : {&s_.full, &s_.sliding}) {
-            if (a->head_dim % 16 != 0 || a->v_head_dim % 16 != 0 || a->v_head_dim > 128)
-                fail("GPU: heads of {} and {} dims; the GPU takes multiples of 16, values up to 128",
+            if (a->head_dim % 16 != 0 || a->v_head_dim % 16 != 0 || a->head_dim > 192 || a->v_head_dim > 128)
+                fail("GPU: heads of {} and {} dims; the GPU takes multiples of 16, up to 192 and 128",
                      a->head_dim, a->v_head_dim);
             if (r_.draft && (a->head_dim != a->v_head_dim || a->head_dim > 16 * kHeadUnitsMax))
                 fail("GPU: a drafter's heads of {} and {} dims; the GPU takes equal ones up to {}",
@@ -178,14 +179,14 @@ class Compiler {
         if (groups * group_units != m.units() || (p.op == Op::qkv && m.rows % 2 != 0))
             fail("GPU: {} of layer {} has {} rows, not whole groups of {}", op_name(p.op), p.layer,
                  m.rows, group_units * kUnitRows);
-        double best = 0;
+        double best = 1e300;
         for (uint32_t cuts = 1; cuts <= std::min(kCutsMax, pages); ++cuts) {
-            const double even =
-                1.0 * groups * pages / blocks_ / spread(groups, pages, cuts, blocks_).busiest;
-            if (even <= best) continue;
-            best = even;
+            const double us = spread(groups, pages, cuts, blocks_).busiest * p.page_pieces *
+                                  static_cast<double>(p.piece_bytes) / kBytesPerUs +
+                              (cuts > 1 ? kSharedUs : 0);
+            if (us >= best) continue;
+            best = us;
             p.cuts = cuts;
-            if (even >= kEvenEnough) break;
         }
         p.pieces_max = spread(groups, pages, p.cuts, blocks_).sharers;
         p.counters = take_counters(groups);
@@ -236,6 +237,7 @@ class Compiler {
             return;
         }
         need_activations(activation_bytes(p.matrix.columns, kRowsMax * s_.experts_per_token + 1));
+        direct_ = direct_ && p.unit_pages() == 1;
         const uint32_t own = (p.matrix.units() + blocks_ - 1) / blocks_;
         out_.shared.contributions = std::max<uint32_t>(
             out_.shared.contributions, kRoutePairs * own * kUnitRows * sizeof(float));
@@ -317,9 +319,11 @@ class Compiler {
             return first;
         };
         at.activations = take(at.activation_bytes);
-        at.deposits = take(kDepositSlots * kConsumers * kUnitRows * kRowsMax * sizeof(float));
+        const uint32_t deposits = kDepositSlots * kConsumers * kUnitRows * kRowsMax * sizeof(float);
+        at.deposits = take(deposits);
         at.sums = take(sums);
-        at.contributions = take(contributions);
+        // Where every expert's unit is one page, what it gives needs no deposits.
+        at.contributions = direct_ && contributions <= deposits ? at.deposits : take(contributions);
         at.routing = take(sizeof(Routing) + 128);
         at.step = take(sizeof(Step));
         at.phases = take(2 * sizeof(Phase));
@@ -335,6 +339,7 @@ class Compiler {
     PhaseList out_;
     Tile norm_, context_norm_;
     bool context_taken_ = false;
+    bool direct_ = true;  // every expert's unit of down is one page
     uint64_t partials_ = 0;
 };
 

@@ -150,6 +150,7 @@ __device__ inline void wait_in_block(const uint32_t* counter, uint32_t count, Di
                      : "memory");
         if (static_cast<int32_t>(seen - count) >= 0) return;
         limit.poll(board, Awaited::kDeposits, count, seen);
+        __nanosleep(20);  // leaves the instructions of this part of the SM to those who work
     }
 }
 
