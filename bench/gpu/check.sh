@@ -23,12 +23,12 @@ step tests "$build/tests/gpu_tests" --gtest_brief=1
 if command -v compute-sanitizer > /dev/null && [ -z "${NO_SANITIZER:-}" ]; then
     for tool in memcheck racecheck synccheck; do
         LIMIT=150 step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/tests/gpu_tests" \
-            --gtest_brief=1 --gtest_filter='*ForTheSanitizer*'
+            --gtest_brief=1 --gtest_filter='*ForTheSanitizers'
     done
 fi
 "$here/ground.sh" "$out/ground" > "$out/ground.txt" 2>&1 || failed=1
 ceiling=$(python3 -c "
-import json, sys
+import json
 groups = json.load(open('$out/ground/ground.json'))['groups']
 rates = [f['median'] for g in groups if g['group'] == 'stream' for f in g['figures'] if f.get('unit') == 'GB/s']
 print(max(rates))" 2> /dev/null || echo 0)

@@ -66,7 +66,7 @@ __device__ inline void attend_tile(const uint4* queries, const AttentionTile& ti
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     Sums scores[2];
     const auto* const keys = reinterpret_cast<const uint32_t*>(tile.keys);
-#pragma unroll 6
+#pragma unroll 4
     for (uint32_t step = 0; step * 16 < head_dim; ++step) {
         const uint32_t* const low = keys + (8 * step + q) * 16 + g;
         const uint32_t* const high = low + 4 * 16;

@@ -8,6 +8,15 @@
 
 namespace tessera::gpu {
 
+// a / b for quotients below 2^20: ten instructions instead of twenty-five. What runs once a phase is read
+// from far away, at about a hundred cycles for eight instructions.
+__device__ inline uint32_t divide(uint32_t a, uint32_t b) {
+    const auto near =
+        static_cast<uint32_t>(__fdividef(__uint2float_rz(a), static_cast<float>(b)));
+    const auto rest = static_cast<int32_t>(a - near * b);  // the quotient is one off at most
+    return near + (rest < 0 ? -1 : rest >= static_cast<int32_t>(b) ? 1 : 0);
+}
+
 __device__ inline float from_bf16(uint32_t bits) {
     return __uint_as_float(bits << 16);
 }
@@ -95,8 +104,9 @@ template <typename RowAt>
 __device__ inline void copy_rows(RowAt row_at, uint32_t rows, uint32_t all, uint32_t width, uint16_t* out,
                                  uint32_t stride, float times, uint32_t thread, uint32_t threads) {
     const uint32_t eights = (width + 127) / 128 * 16;
-    const uint32_t rows_on = threads / eights, eights_on = threads % eights;  // what a turn moves on by
-    uint32_t row = thread / eights, at = thread % eights;
+    const uint32_t rows_on = divide(threads, eights);  // what a turn moves on by
+    const uint32_t eights_on = threads - rows_on * eights;
+    uint32_t row = divide(thread, eights), at = thread - row * eights;
     constexpr uint32_t kTogether = 4;
 #pragma unroll 1
     while (row < all) {

@@ -346,6 +346,15 @@ TEST_F(Gpu, TheSameStepGivesTheSameBitsAgainAndAgain) {
     }
 }
 
+// Few and short steps of a small model, for tools that make a kernel a hundred times slower.
+TEST_F(Gpu, ASmallModelForTheSanitizers) {
+    const Toy toy(test::toy_shape(kShapes[0].second));
+    const PackedWeights packed = toy.pack();
+    const auto tokens = seeded_tokens(12, packed.shape.vocab);
+    const auto expected = Device(packed, Path::graph, 256).read_all(tokens, 8);
+    EXPECT_EQ(Device(packed, Path::persistent, 256).read_all(tokens, 3), expected);
+}
+
 // ------------------------------------------------------------------ the bundled model
 
 struct Bundled {

@@ -24,8 +24,8 @@ struct Tasks {
     __device__ Tasks(const Heads& h, const Run& run, bool draft)
         : queries(h.group() * run.rows),
           tiles((queries + kQueries - 1) / kQueries),
-          first_chunk(seen_by(h, run, draft, 0).first / h.chunk),
-          chunks((run.position + run.rows - 1) / h.chunk - first_chunk + 1) {}
+          first_chunk(divide(seen_by(h, run, draft, 0).first, h.chunk)),
+          chunks(divide(run.position + run.rows - 1, h.chunk) - first_chunk + 1) {}
 
     __device__ uint32_t count(const Heads& h) const { return h.kv_heads * tiles * chunks; }
 };
@@ -60,7 +60,8 @@ __device__ inline void attend_chunk(const View& b, const Phase& p, const Run& ru
     for (uint32_t half = 0; half < 2; ++half) {
         const uint32_t query = task.tile * kQueries + g + 8 * half;
         const bool exists = query < h.group() * run.rows;
-        const uint32_t head = task.kv * h.group() + query / run.rows, row = query % run.rows;
+        const uint32_t of_group = divide(query, run.rows), row = query - of_group * run.rows;
+        const uint32_t head = task.kv * h.group() + of_group;
         from[half] = exists ? b.net.query + (uint64_t{run.first + row} * h.heads + head) * h.head_dim
                             : nullptr;
         seen[half] = exists ? seen_by(h, run, b.net.draft, row) : Seen{0, 0};
@@ -94,7 +95,9 @@ __device__ inline void mix(const View& b, const Phase& p, const Run& run, const 
     const Heads& h = b.heads(p);
     const uint32_t at = task.tile * kQueries + query;
     if (at >= h.group() * run.rows) return;
-    const uint32_t head = task.kv * h.group() + at / run.rows, row = run.first + at % run.rows;
+    const uint32_t of_group = divide(at, run.rows);
+    const uint32_t head = task.kv * h.group() + of_group;
+    const uint32_t row = run.first + at - of_group * run.rows;
     const float sink = p.vector != nullptr ? __ldg(p.vector + head) : -INFINITY;
     const float share = output_share(merged, sink);
     *reinterpret_cast<uint2*>(b.net.mixed + (uint64_t{row} * h.heads + head) * h.v_head_dim + dim) = {
@@ -107,8 +110,8 @@ __device__ inline void attend_task(const View& b, const Phase& p, const Run& run
                                    uint32_t next, uint32_t first_tile) {
     const Heads& h = b.heads(p);
     const uint32_t width = h.v_head_dim, fours = width / 4;
-    const uint32_t tile = next / tasks.chunks;
-    const Task task{tile / tasks.tiles, tile % tasks.tiles, next % tasks.chunks, tasks.chunks,
+    const uint32_t tile = divide(next, tasks.chunks), kv = divide(tile, tasks.tiles);
+    const Task task{kv, tile - kv * tasks.tiles, next - tile * tasks.chunks, tasks.chunks,
                     first_tile + tile};
     attend_chunk(b, p, run, task, (tasks.first_chunk + task.chunk) * h.chunk);
     sync_consumers();
@@ -124,7 +127,7 @@ __device__ inline void attend_task(const View& b, const Phase& p, const Run& run
     while (true) {
 #pragma unroll 1
         for (uint32_t i = threadIdx.x; i < kQueries * fours; i += kConsumerThreads) {
-            const uint32_t query = i / fours, dim = i % fours * 4;
+            const uint32_t query = divide(i, fours), dim = (i - query * fours) * 4;
             const Merged merged = merge_parts(own, number_stride, parts, part_floats(width), count,
                                               query, dim, width);
             if (output) {

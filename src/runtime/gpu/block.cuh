@@ -122,15 +122,14 @@ struct Range {
     uint32_t begin, end;
 };
 
-// Equal shares. `total` * `count` is below 2^32 (phases.cpp sees to it): a division of 64 bits is a
-// hundred instructions, and the kernel has to stay in the caches of instructions.
+// Equal shares. `total` * `count` is below 2^32 (phases.cpp sees to it).
 __device__ inline Range share_of(uint32_t total, uint32_t index, uint32_t count) {
-    return {total * index / count, total * (index + 1) / count};
+    return {divide(total * index, count), divide(total * (index + 1), count)};
 }
 
 // Whose share `at` is.
 __device__ inline uint32_t owner_of(uint32_t total, uint32_t at, uint32_t count) {
-    return ((at + 1) * count - 1) / total;
+    return divide((at + 1) * count - 1, total);
 }
 
 // Which pages of a phase a block streams, in their order: the one place that knows, for the loader and the
@@ -154,7 +153,7 @@ struct Pages {
             const Range parts = share_of(groups * cuts, blockIdx.x, gridDim.x);
             own = {page_of(parts.begin), page_of(parts.end)};
             count = own.end - own.begin;
-            units = count == 0 ? 0 : (own.end - 1) / unit_pages - own.begin / unit_pages + 1;
+            units = count == 0 ? 0 : divide(own.end - 1, unit_pages) - divide(own.begin, unit_pages) + 1;
         } else if (p.op == Op::gate_up) {
             own = share_of(live * groups, blockIdx.x, gridDim.x);
             count = (own.end - own.begin) * group_pages;
@@ -171,33 +170,34 @@ struct Pages {
         if (!p.moe) {
             flat += own.begin;
         } else if (p.op == Op::gate_up) {
-            const uint32_t pair = own.begin + n / group_pages;
-            slot = pair / groups;
-            flat = pair % groups * group_pages + n % group_pages;
+            const uint32_t order = divide(n, group_pages), pair = own.begin + order;
+            slot = divide(pair, groups);
+            flat = (pair - slot * groups) * group_pages + n - order * group_pages;
         } else {
             const uint32_t run = run_pages(p);
-            slot = n / run;
+            slot = divide(n, run);
+            const uint32_t in_run = n - slot * run;
             if (p.page_units > 1) {
-                const uint32_t unit = own.begin + n % run * p.page_units;
+                const uint32_t unit = own.begin + in_run * p.page_units;
                 return {0, static_cast<uint16_t>(slot),
                         static_cast<uint16_t>(min(p.page_units, own.end - unit)), unit, 0,
                         p.unit_pieces, 0, 1, slot * (own.end - own.begin) + unit - own.begin};
             }
-            flat = own.begin * unit_pages + n % run;
+            flat = own.begin * unit_pages + in_run;
         }
-        const uint32_t unit = flat / unit_pages, page = flat % unit_pages;
+        const uint32_t unit = divide(flat, unit_pages), page = flat - unit * unit_pages;
         // Of a run: it may begin and end within a unit.
         const uint32_t begin = p.moe ? 0 : max(own.begin, unit * unit_pages) - unit * unit_pages;
         const uint32_t end = p.moe ? unit_pages : min(own.end - unit * unit_pages, unit_pages);
         const uint32_t first = page * p.page_pieces;
-        const uint32_t order = p.moe ? n / unit_pages : unit - own.begin / unit_pages;
+        const uint32_t order = p.moe ? divide(n, unit_pages) : unit - divide(own.begin, unit_pages);
         return {0, static_cast<uint16_t>(slot), 1, unit, first,
                 min(p.page_pieces, p.unit_pieces - first), page - begin, end - begin, order};
     }
 
     // Units of the block's first group that come before its first unit.
     __device__ uint32_t lead(const Phase& p) const {
-        return p.moe ? 0 : own.begin / unit_pages % p.group_units;
+        return p.moe || p.group_units == 1 ? 0 : divide(own.begin, unit_pages) % p.group_units;
     }
 
     // How many blocks have parts of a group; and which of them this block, one of them, is. With fewer
@@ -214,7 +214,8 @@ struct Pages {
 
   private:
     __device__ uint32_t page_of(uint32_t part) const {
-        return part / cuts * group_pages + group_pages * (part % cuts) / cuts;
+        const uint32_t group = divide(part, cuts);
+        return group * group_pages + divide(group_pages * (part - group * cuts), cuts);
     }
     __device__ uint32_t first_owner(uint32_t g) const {
         return owner_of(groups * cuts, g * cuts, gridDim.x);

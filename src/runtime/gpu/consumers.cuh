@@ -247,8 +247,8 @@ class Consumers {
                     contribute(pages.own, page.slot, page.unit + in_page, sums, unscale(format));
                     sums = {};
                 } else if (page.index + kConsumers >= page.of) {
-                    group = (page.unit + in_page) / p.group_units;
-                    order = (page.order + in_page + pages.lead(p)) / p.group_units;
+                    group = divide(page.unit + in_page, p.group_units);
+                    order = divide(page.order + in_page + pages.lead(p), p.group_units);
                     done = leave(p, pages, page, in_page, order, sums);
                     sums = {};
                 }
@@ -300,7 +300,7 @@ class Consumers {
         Counts& counts = b_.counts();
         const uint32_t group_slot = group % kDepositSlots;
         float* const all = b_.sums() + group_slot * p.group_units * kUnitSums;
-        float* const own = all + unit % p.group_units * kUnitSums;
+        float* const own = all + (unit - divide(unit, p.group_units) * p.group_units) * kUnitSums;
         const float times = unscale(p.matrix.format);
         const uint32_t leavers = min(page.of, kConsumers);
         const uint32_t order = page.order + in_page, slot = order % kDepositSlots;
@@ -331,7 +331,7 @@ class Consumers {
         const uint32_t begin = max(first, lead), end = min(first + p.group_units, lead + pages.units);
         if (end - begin > 1 && !last_of_warps(&counts.summed[group_slot], end - begin)) return nullptr;
         if (p.moe) return all;
-        const uint32_t g = unit / p.group_units;
+        const uint32_t g = divide(unit, p.group_units);
         const Range of_group{g * pages.group_pages, (g + 1) * pages.group_pages};
         if (pages.own.begin <= of_group.begin && of_group.end <= pages.own.end) return all;
         share(p, pages, g, of_group.begin < pages.own.begin ? 0 : 1, begin - first, end - first,
@@ -537,7 +537,7 @@ class Consumers {
     __device__ void place_key(const Phase& p, const Heads& h, std::byte* cache, uint32_t row,
                               uint32_t position, const float* angles, float low, float high) const {
         const uint32_t dim = row % h.head_dim, at = position % p.cache.ring;
-        auto* const tile = reinterpret_cast<uint32_t*>(b_.cache_head(p, cache, row / h.head_dim)) +
+        auto* const tile = reinterpret_cast<uint32_t*>(b_.cache_head(p, cache, divide(row, h.head_dim))) +
                            uint64_t{at / kKeyTile} * (h.head_dim / 2 * kKeyTile);
         tile[dim / 2 * kKeyTile + at % kKeyTile] = turned(h, dim, angles, low, high);
     }
@@ -546,7 +546,7 @@ class Consumers {
                                 uint32_t position, float low, float high) const {
         const uint32_t dim = row % h.v_head_dim, at = position % p.cache.ring;
         auto* const values = reinterpret_cast<uint16_t*>(
-            b_.cache_head(p, cache, row / h.v_head_dim) + p.cache.key_bytes(h));
+            b_.cache_head(p, cache, divide(row, h.v_head_dim)) + p.cache.key_bytes(h));
         uint16_t* const to = values + (uint64_t{at / 2} * h.v_head_dim + dim) * 2 + at % 2;
         to[0] = static_cast<uint16_t>(to_bf16_bits(net_.value_scale * round_to_bf16(low)));
         to[2] = static_cast<uint16_t>(to_bf16_bits(net_.value_scale * round_to_bf16(high)));
@@ -624,7 +624,7 @@ class Consumers {
         const uint32_t rows = (units.end - units.begin) * kUnitRows;
 #pragma unroll 1
         for (uint32_t i = threadIdx.x; i < rows * step_.rows; i += kConsumerThreads) {
-            const uint32_t t = i / rows, row = i % rows;
+            const uint32_t t = divide(i, rows), row = i - t * rows;
             float sum = 0;
 #pragma unroll 2
             for (uint32_t c = 0; c < net_.per_token; ++c) {

@@ -27,8 +27,9 @@ struct Heads {
     uint32_t angles;  // where its (cos, sin) begin in a row of angles
     uint32_t chunk;   // keys of one task of attention, a multiple of kKeyTile
     float scale;      // of a score
+    uint32_t group_heads;  // query heads of a kv head
 
-    constexpr uint32_t group() const { return heads / kv_heads; }
+    constexpr uint32_t group() const { return group_heads; }
 };
 
 // Where a layer's keys and values lie in a sequence's cache: for each kv head tiles of kKeyTile

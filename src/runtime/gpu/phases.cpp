@@ -367,7 +367,7 @@ Heads heads_of(const AttentionShape& a, uint32_t ranks, uint32_t angles, uint32_
             a.head_dim,         a.v_head_dim,
             a.rotary_dims,      a.window,
             angles,             chunk,
-            1.0f / std::sqrt(static_cast<float>(a.head_dim))};
+            1.0f / std::sqrt(static_cast<float>(a.head_dim)), part.group()};
 }
 
 PhaseList phases_of(const Program& program, const DeviceWeights& weights, const CacheLayout& cache,

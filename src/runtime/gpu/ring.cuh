@@ -3,6 +3,7 @@
 #pragma once
 
 #include "runtime/gpu/primitives.cuh"
+#include "tiles/rows_gpu.cuh"
 
 namespace tessera::gpu {
 
@@ -18,9 +19,9 @@ struct Place {
     }
     // By any number of places.
     __device__ void advance(uint32_t depth, uint32_t by) {
-        slot += by;
-        parity ^= slot / depth & 1;
-        slot %= depth;
+        const uint32_t turns = divide(slot + by, depth);
+        slot += by - turns * depth;
+        parity ^= turns & 1;
     }
 };
 

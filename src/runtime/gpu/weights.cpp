@@ -27,7 +27,7 @@ void check_scales(const PackedMatrix& matrix, uint32_t layer) {
             std::memcpy(&scale, scales + 4 * i, 4);
             if (scale < kFp8ScaleMax) continue;
             fail("GPU: a matrix of layer {} has a block scale of {}; the GPU unpacks scales below {}. The "
-                 "CPU runs it: leave out --device gpu",
+                 "CPU runs it",
                  layer, scale, kFp8ScaleMax);
         }
         for (uint32_t i = 0; !fp8 && i < panel_scale_bytes(Format::mxfp4); ++i) {
@@ -35,7 +35,7 @@ void check_scales(const PackedMatrix& matrix, uint32_t layer) {
             // 0 is what padding has; it stands for 2^-127, and what it scales becomes zero.
             if (scale == 0 || (scale >= kScaleMin && scale <= kScaleMax)) continue;
             fail("GPU: an expert of layer {} has a block scale of 2^{}; the GPU unpacks scales from 2^{} "
-                 "to 2^{}. The CPU runs it: leave out --device gpu",
+                 "to 2^{}. The CPU runs it",
                  layer, scale - 127, kScaleMin - 127, kScaleMax - 127);
         }
     }
