@@ -5,3 +5,4 @@
 #include "text/detokenizer.h"
 #include "text/output.h"
 #include "text/stop.h"
+#include "text/utf8.h"
