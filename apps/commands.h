@@ -13,6 +13,7 @@
 namespace tessera {
 
 void add_run(CLI::App& program);
+void add_serve(CLI::App& program);
 void add_inspect(CLI::App& program);
 void add_bench(CLI::App& program);
 void add_bench_activations(CLI::App& bench);

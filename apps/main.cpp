@@ -34,6 +34,7 @@ int main(int argc, char** argv) {
     program.parse_complete_callback(
         [&] { tessera::log_to_stderr(quiet ? spdlog::level::warn : spdlog::level::info); });
     tessera::add_run(program);
+    tessera::add_serve(program);
     tessera::add_inspect(program);
     tessera::add_bench(program);
     tessera::add_explain(program);
