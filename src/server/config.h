@@ -51,7 +51,7 @@ struct ServerConfig {
     double ping_s = 15;                     // an SSE comment when nothing else was sent
     double drain_s = 30;                    // after SIGTERM, for running streams
     double watchdog_s = 60;                 // a step that takes longer ends the process
-    uint32_t ledger_slots = 65'536;         // see server/ledger.h
+    uint32_t ledger_slots = 16'384;         // see server/ledger.h
 
     // ---- prices
     std::map<std::string, ModelPrices, std::less<>> prices;  // by model_id
