@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/log.h"
 
 namespace tessera {
 namespace {
@@ -31,11 +32,13 @@ std::string base64url(std::span<const uint8_t> bytes) {
 }
 
 void check_rules(const KeyRules& rules) {
-    const auto control = [](char c) { return static_cast<uint8_t>(c) < 0x20 || c == 0x7f; };
     if (rules.name.empty()) fail("a key needs a name: --name");
     if (rules.name.size() > kNameBytesMax)
         fail("--name: {} bytes, at most {}", rules.name.size(), kNameBytesMax);
-    if (std::ranges::any_of(rules.name, control)) fail("--name: has a control character");
+    std::string shown = rules.name;
+    std::erase(shown, '\\');  // escaped too, but no harm in a name
+    if (escape_controls(shown) != shown)
+        fail("--name: has a control character, or is not UTF-8: {}", escape_controls(rules.name));
     // A name of digits could be taken for the number of another key.
     if (std::ranges::all_of(rules.name, [](char c) { return c >= '0' && c <= '9'; }))
         fail("--name: {} is a number; keys have numbers of their own", rules.name);

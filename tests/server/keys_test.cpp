@@ -108,6 +108,7 @@ TEST(Keys, BadRulesAreRefusedWithTheReason) {
     };
     refused(named(""), "needs a name");
     refused(named("a\nb"), "control character");
+    refused(named("a\xff"), "not UTF-8");
     refused(named("12"), "is a number");
     refused(named(std::string(101, 'a')), "at most 100");
     KeyRules rules = named("a");
