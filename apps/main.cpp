@@ -39,6 +39,8 @@ int main(int argc, char** argv) {
     tessera::add_bench(program);
     tessera::add_explain(program);
     tessera::add_compare(program);
+    tessera::add_keys(program);
+    tessera::add_usage(program);
     if (argc == 1) {
         fmt::print("{}", program.help());
         return 0;

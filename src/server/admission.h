@@ -7,7 +7,6 @@
 //     permit.charge(prompt + completion, now);                // at the end, however it ended
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -48,7 +47,7 @@ class Admission {
     // A server without keys: everybody is kAnonymous and may do everything.
     Admission();
 
-    // Of a store; see `required` in open(). Throws Error if it cannot be read.
+    // Keys of a store, which is made if there is none. Throws Error if it cannot be read.
     Admission(const std::filesystem::path& store, bool keys_required);
     ~Admission();
 
@@ -92,14 +91,19 @@ class Admission {
     std::variant<Permit, Refusal> admit(KeyId key, UnixMs now);
 
   private:
-    void refresh(UnixMs now);  // holds mutex_
+    // Both under mutex_.
+    void refresh(UnixMs now);
+    bool is_open() const;
+    void read_keys();  // throws Error
 
     mutable std::mutex mutex_;
     std::unique_ptr<Database> store_;  // none: a server without keys
     bool keys_required_ = false;
     int64_t version_ = -1;
     UnixMs refreshed_ = 0;
-    std::unordered_map<KeyId, std::shared_ptr<Permit::Account>> accounts_;
+    std::shared_ptr<Permit::Account> anonymous_;
+    std::unordered_map<KeyId, std::shared_ptr<Permit::Account>>
+        accounts_;  // none of the store's is ever dropped
 };
 
 }  // namespace tessera

@@ -51,11 +51,12 @@ struct ServerConfig {
     double ping_s = 15;                     // an SSE comment when nothing else was sent
     double drain_s = 30;                    // after SIGTERM, for running streams
     double watchdog_s = 60;                 // a step that takes longer ends the process
-    uint32_t ledger_slots = 65'536;         // see server/ledger.h
+    uint32_t ledger_slots = 16'384;         // see server/ledger.h
 
     // ---- prices
-    std::map<std::string, ModelPrices, std::less<>> prices;  // by model_id
-    ModelPrices prices_of(std::string_view id) const;        // its own, or the default ones
+    std::map<std::string, ModelPrices, std::less<>> prices;  // by model_id, and "default"
+    ModelPrices prices_of(std::string_view id) const;        // its own, else those
+                                                             // of "default", else the list's
 };
 
 // One setting: where its value goes and what it may be.
@@ -65,14 +66,18 @@ struct Setting {
                      uint64_t ServerConfig::*, double ServerConfig::*>;
     std::string_view key;  // in the file: "port", "limits.queue_max"
     Field field;
-    std::string_view help;                  // one line, for --help
-    double low = 0, high = 0;               // of numbers, both included
-    std::vector<std::string_view> choices;  // of texts; none: any
+    std::string_view help;                       // one line, for --help
+    double low = 0, high = 0;                    // of numbers, both included
+    std::vector<std::string_view> choices = {};  // of texts; none: any
 
     std::string flag() const;         // "--queue-max"
     std::string environment() const;  // "TESSERA_QUEUE_MAX"
 };
 std::span<const Setting> settings();
+const Setting* setting_of(std::string_view key);  // none: there is none
+
+// Sets it from a text. What is wrong with the text, in words; empty if nothing.
+std::string apply(const Setting& setting, std::string_view text, ServerConfig& config);
 
 // Texts as given, by Setting::key. A flag without a value ("--keys-required") is given as "true".
 using Given = std::map<std::string, std::string, std::less<>>;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -32,6 +33,8 @@ class Statement {
     Statement& bind(int parameter, std::optional<int64_t> value);  // none: NULL
     Statement& bind(int parameter, std::string_view value);        // copied
 
+    Statement& bind_bytes(int parameter, std::span<const uint8_t> bytes);
+
     bool step();   // true: a row is there
     void reset();  // ready to bind and step again
     void run();    // step to the end, then reset
@@ -39,6 +42,7 @@ class Statement {
     int64_t integer(int column) const;  // NULL: 0
     std::optional<int64_t> integer_or_null(int column) const;
     std::string text(int column) const;
+    std::span<const uint8_t> bytes(int column) const;  // until the next step() or reset()
 
   private:
     sqlite3_stmt* statement_ = nullptr;

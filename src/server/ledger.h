@@ -35,7 +35,9 @@ enum class Ended : uint8_t {
 std::string_view ended_name(Ended ended);  // "stop", "length", …, as in the table
 
 struct LedgerRow {
-    std::string request_id;  // the reply's x-request-id
+    // The reply's x-request-id. The server makes it, never the client: who could choose it could
+    // choose one that was charged already.
+    std::string request_id;
     KeyId key = kAnonymous;
     Mode mode = Mode::kBase;
     std::string model;  // without the mode's suffix
@@ -53,7 +55,7 @@ class Ledger {
   public:
     // Opens the store and starts the writer. Throws Error. `slots_max`: requests at the same time
     // and rows on their way to the disk, together.
-    explicit Ledger(const std::filesystem::path& store, uint32_t slots_max = 65536);
+    explicit Ledger(const std::filesystem::path& store, uint32_t slots_max = 16'384);
     ~Ledger();  // writes what it can within kCloseMs; rows that stay behind are logged as errors
     static constexpr int64_t kCloseMs = 5000;
 
@@ -87,7 +89,7 @@ class Ledger {
 
   private:
     void write_loop();
-    bool write(const std::vector<LedgerRow>& rows);
+    std::string write(const std::vector<LedgerRow>& rows);
 
     Database database_;  // the writer's
     const uint32_t slots_max_;
@@ -96,6 +98,7 @@ class Ledger {
     std::vector<LedgerRow> waiting_;
     State state_;
     uint64_t recorded_ = 0;  // rows ever handed over; rows_written of them are on disk
+    bool failing_ = false;   // the last transaction did
     bool closing_ = false;
     std::thread writer_;  // last: it uses all of the above
 };

@@ -59,7 +59,7 @@ class Metrics {
         std::function<double()> ledger_waiting;    // rows that are not on disk yet
         std::function<double()> ledger_failures;   // a counter: transactions tried again
     };
-    // Those that are left empty are not shown. Replaces the ones before.
+    // Those that are left empty are not shown. Called once; what it asks outlives this object.
     void watch(Gauges gauges);
 
     // The exposition, in Prometheus' text format 0.0.4.

@@ -18,7 +18,7 @@ inline constexpr double kPicoUsdPerTokenOfUsdPerMillion = 1e6;
 
 // Limits that keep the cost of any request (2^25 tokens at most) far inside PicoUsd.
 inline constexpr double kUsdPerMillionMax = 1000;
-inline constexpr double kUltraspeedMultiplierMax = 100;
+inline constexpr double kUltraspeedFactorMax = 100;
 inline constexpr uint32_t kTokensChargedMax = 1u << 24;  // of prompt, and of completion
 
 // Dollars for a million tokens, as price lists have it. Defaults: MiMo-V2.5-Pro's list, and the
