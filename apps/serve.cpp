@@ -1,6 +1,10 @@
 // tessera serve: the model behind HTTP, for OpenAI's and Anthropic's clients. Ctrl-C or SIGTERM
 // drains; the second one exits at once.
+#include <atomic>
+#include <chrono>
+#include <cmath>
 #include <csignal>
+#include <cstdlib>
 #include <ctime>
 #include <exception>
 #include <memory>
@@ -12,6 +16,8 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "server/config.h"
+#include "server/notify.h"
 #include "server/server.h"
 
 #include "commands.h"
@@ -19,7 +25,8 @@
 namespace tessera {
 namespace {
 
-constexpr int kExitHung = 70;  // EX_SOFTWARE of sysexits.h
+constexpr double kSecondsOfWaiting = 3600;  // until looking again, where nothing else wakes
+constexpr int kExitHung = 70;               // EX_SOFTWARE of sysexits.h
 
 // Signals that end the server, taken one at a time by the main thread; every other thread is
 // started after this and inherits that it does not get them.
@@ -32,16 +39,14 @@ class EndSignals {
         std::signal(SIGPIPE, SIG_IGN);
     }
 
-    int wait() const {
-        int signal = 0;
-        sigwait(&set_, &signal);
-        return signal;
-    }
-    // Whether one came within a moment.
-    bool came() const {
-        constexpr timespec kMoment{0, 20'000'000};
-        const int signal = sigtimedwait(&set_, nullptr, &kMoment);
-        return signal == SIGTERM || signal == SIGINT;
+    enum class Came : uint8_t { kNothing, kEnd };
+    // Waits for a signal, at most `seconds`.
+    Came wait(double seconds) const {
+        timespec time{};
+        time.tv_sec = static_cast<time_t>(seconds);
+        time.tv_nsec = static_cast<long>(1e9 * (seconds - std::floor(seconds)));
+        const int signal = sigtimedwait(&set_, nullptr, &time);
+        return signal == SIGTERM || signal == SIGINT ? Came::kEnd : Came::kNothing;
     }
     // Wakes wait() for another reason.
     static void wake() { kill(getpid(), SIGUSR1); }
@@ -68,70 +73,134 @@ void load(Server& server, const ServerConfig& config) {
     Progress progress("loading");
     if (spdlog::should_log(spdlog::level::info))
         options.progress = [&](uint64_t done, uint64_t total) { progress.show(done, total); };
-    server.load(config.model.empty() ? bundled_model() : std::filesystem::path(config.model),
-                options);
-    const auto ids = server.model_ids();
-    spdlog::info("ready: {} and {} on {}/v1", ids[0], ids[1], server.address());
+    server.load(options);
+}
+
+// Loads beside the main thread, which waits for signals meanwhile.
+class Loader {
+  public:
+    Loader(Server& server, const ServerConfig& config)
+        : thread_([this, &server, &config] {
+              try {
+                  load(server, config);
+              } catch (...) {
+                  broken_ = std::current_exception();
+              }
+              over_ = true;
+              EndSignals::wake();
+          }) {}
+    ~Loader() {
+        if (thread_.joinable()) thread_.join();
+    }
+
+    bool over() const { return over_; }
+    // Waits for the end; throws what went wrong.
+    void finish() {
+        thread_.join();
+        if (broken_) std::rethrow_exception(broken_);
+    }
+
+  private:
+    std::exception_ptr broken_;
+    std::atomic<bool> over_ = false;
+    std::thread thread_;
+};
+
+[[noreturn]] void leave_at_once(int code) {
+    spdlog::default_logger()->flush();
+    _exit(code);
+}
+
+// Until a signal says that it is the end.
+void wait_for_end(const EndSignals& signals, const Notifier& notifier) {
+    const double alive_s = notifier.alive_every_s();
+    while (signals.wait(alive_s > 0 ? alive_s : kSecondsOfWaiting) != EndSignals::Came::kEnd)
+        if (alive_s > 0) notifier.alive();
+}
+
+void drain(Server& server, const EndSignals& signals, double seconds) {
+    constexpr double kMoment = 0.02;
+    server.drain();
+    const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+    while (!server.drained() && std::chrono::steady_clock::now() < until) {
+        if (signals.wait(kMoment) != EndSignals::Came::kEnd) continue;
+        spdlog::info("exiting at once");
+        leave_at_once(0);
+    }
+    server.stop();
 }
 
 void serve(const ServerConfig& config) {
+    log_to_stderr(spdlog::default_logger()->level(),
+                  config.log == "json" ? LogFormat::kJson : LogFormat::kPlain);
     const EndSignals signals;
     allow_many_files();
-    Server server(config, [](double seconds) {
-        spdlog::critical("a step of the model has not ended for {:.0f} s: giving up", seconds);
-        spdlog::shutdown();
-        _exit(kExitHung);
-    });
+    const Notifier notifier = Notifier::from_environment();
+    Server server(
+        config, config.model.empty() ? bundled_model() : std::filesystem::path(config.model),
+        [](double seconds) {
+            spdlog::critical("a step of the model has not ended for {:.0f} s: giving up", seconds);
+            leave_at_once(kExitHung);
+        });
     server.listen();
     spdlog::info("listening on {}", server.address());
 
-    std::exception_ptr broken;
-    std::atomic<bool> loaded = false;
-    std::thread loader([&] {
-        try {
-            load(server, config);
-        } catch (...) {
-            broken = std::current_exception();
-            EndSignals::wake();
-        }
-        loaded = true;
-    });
-    const int signal = signals.wait();
-    if (signal != SIGUSR1 && !loaded) {
+    Loader loader(server, config);
+    while (!loader.over()) {
+        if (signals.wait(kSecondsOfWaiting) != EndSignals::Came::kEnd) continue;
         spdlog::info("stopped while loading");
-        spdlog::shutdown();
-        _exit(0);
+        leave_at_once(0);
     }
-    loader.join();
-    if (broken) std::rethrow_exception(broken);
-    if (signal != SIGUSR1) spdlog::info("draining: a second signal exits at once");
-    server.drain();
-    const auto until =
-        std::chrono::steady_clock::now() + std::chrono::duration<double>(config.drain_s);
-    while (!server.drained() && std::chrono::steady_clock::now() < until) {
-        if (!signals.came()) continue;
-        spdlog::info("exiting at once");
-        spdlog::shutdown();
-        _exit(0);
-    }
-    server.stop();
+    loader.finish();
+    const auto ids = server.model_ids();
+    spdlog::info("ready: {} and {} at {}/v1", ids[0], ids[1], server.address());
+    notifier.ready();
+    wait_for_end(signals, notifier);
+    notifier.stopping();
+    spdlog::info("draining; a second signal exits at once");
+    drain(server, signals, config.drain_s);
     spdlog::info("stopped");
 }
+
+constexpr const char* kExamples = R"(Examples:
+  tessera serve                                 the bundled model at http://127.0.0.1:8080/v1
+  tessera serve ~/models/MiMo-V2-Flash --host 0.0.0.0 --store tessera.db
+  tessera serve --config server.toml            settings from a file
+Every flag has a twin in the environment: --queue-max is TESSERA_QUEUE_MAX. docs/SERVING.md has
+routes, settings, keys and prices.
+)";
 
 }  // namespace
 
 void add_serve(CLI::App& program) {
-    auto config = std::make_shared<ServerConfig>();
+    struct Options {
+        std::string config, model;
+        Given given;
+    };
+    auto options = std::make_shared<Options>();
     CLI::App& command = *program.add_subcommand("serve", "Serve OpenAI's and Anthropic's APIs");
-    command.add_option("model", config->model,
+    command.footer(kExamples);
+    command.add_option("path", options->model,
                        "Folder of a checkpoint (default: the bundled model)");
-    command.add_option("--host", config->host, "Address to listen on")
-        ->envname("TESSERA_HOST")
-        ->capture_default_str();
-    command.add_option("--port", config->port, "Port; 0: any free one")
-        ->envname("TESSERA_PORT")
-        ->capture_default_str();
-    command.callback([config] { serve(*config); });
+    command.add_option("--config", options->config, "Settings from this TOML file")
+        ->envname("TESSERA_CONFIG");
+    for (const Setting& setting : settings()) {
+        const std::string key(setting.key), help(setting.help);
+        const auto keep = [options, key](const std::string& text) { options->given[key] = text; };
+        if (std::holds_alternative<bool ServerConfig::*>(setting.field)) {
+            command.add_flag_function(
+                setting.flag(), [keep](int64_t count) { keep(count > 0 ? "true" : "false"); },
+                help);
+        } else {
+            command.add_option_function<std::string>(setting.flag(), keep, help);
+        }
+    }
+    command.callback([options] {
+        if (!options->model.empty()) options->given["model"] = options->model;
+        const ConfigFile file =
+            options->config.empty() ? ConfigFile() : ConfigFile::read(options->config);
+        serve(resolve(options->given, std::getenv, file));
+    });
 }
 
 }  // namespace tessera

@@ -30,7 +30,6 @@ constexpr auto kResult = asio::as_tuple(asio::use_awaitable);
 constexpr size_t kReadBytes = 4096;
 constexpr size_t kAheadBytesMax = 65'536;  // that a client may send before its reply has come
 constexpr double kLingerSeconds = 2;
-constexpr size_t kPathBytesShown = 200;
 
 // 128 random bits: ids that nobody guesses and that never repeat.
 std::string new_id() {
@@ -308,8 +307,7 @@ asio::awaitable<bool> Connection::refuse(HttpRequest& request, HttpReply reply, 
 
 asio::awaitable<bool> Connection::refuse(HttpRequest& request, uint32_t status,
                                          std::string_view message) {
-    HttpReply reply = host_.handler().problem(
-        status, message, std::string_view(request.path).substr(0, kPathBytesShown));
+    HttpReply reply = host_.handler().problem(status, message, request);
     co_return co_await refuse(request, std::move(reply), false);
 }
 

@@ -99,8 +99,9 @@ class HttpHandler {
     virtual std::optional<HttpReply> admit(HttpRequest& head) = 0;
     // A whole request, on a worker thread. Replies now or later.
     virtual void handle(std::shared_ptr<Exchange> exchange) = 0;
-    // How an error that http itself found looks. `path` is empty if it was not understood.
-    virtual HttpReply problem(uint32_t status, std::string_view message, std::string_view path) = 0;
+    // How an error that http itself found looks. `request` has what was understood of it.
+    virtual HttpReply problem(uint32_t status, std::string_view message,
+                              const HttpRequest& request) = 0;
     virtual void finished(const HttpRequest& request, const HttpOutcome& outcome) = 0;
 };
 

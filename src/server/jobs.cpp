@@ -206,7 +206,10 @@ void Jobs::read_piece() {
     }
     if (chosen == nullptr) return;
     const Watchdog::Work work(watchdog_);
-    chosen->reading = !chosen->session.read_on();
+    const uint32_t wanted = chosen->session.stats().prompt_tokens + limits_.prefill_chunk;
+    do {
+        chosen->reading = !chosen->session.read_on();
+    } while (chosen->reading && chosen->session.stats().prompt_tokens < wanted);
 }
 
 void Jobs::step() {

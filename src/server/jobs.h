@@ -95,6 +95,7 @@ class JobObserver {
 struct JobLimits {
     uint32_t sequences_max = 16;      // that advance together, 1 to Session::step_sessions_max()
     uint32_t queue_max = 256;         // that wait
+    uint32_t prefill_chunk = 64;      // prompt tokens between two steps, rounded up to pieces
     uint32_t cache_tokens = 131'072;  // of finished texts that are kept
     uint32_t cache_texts = 32;        // and so many of them
 };

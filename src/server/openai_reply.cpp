@@ -314,7 +314,7 @@ class CompletionFormat : public OpenAiFormat {
             fmt::format_to(std::back_inserter(log_probabilities_), "{}{:.6f}", comma,
                            std::max(token.likelihood.log_probability, -9999.0f));
             fmt::format_to(std::back_inserter(offsets_), "{}{}", comma, offset_);
-            offset_ += text.size();
+            for (const char c : text) offset_ += (c & 0xc0) != 0x80 ? 1 : 0;
             top_ += comma;
             top_ += '{';
             for (uint32_t k = 0; k < token.likelihood.top_count; ++k) {
@@ -347,7 +347,7 @@ class CompletionFormat : public OpenAiFormat {
 
     std::string content_;
     std::string tokens_, log_probabilities_, top_, offsets_;
-    size_t offset_ = 0;  // bytes of text before the next token
+    size_t offset_ = 0;  // characters before the next token
 };
 
 }  // namespace

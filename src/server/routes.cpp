@@ -1,9 +1,12 @@
 // What each route of the server does: from a request's body to a job or an answer.
+#include <array>
+#include <ctime>
 #include <iterator>
 #include <random>
 
 #include <fmt/format.h>
 
+#include "server/anthropic.h"
 #include "server/server.h"
 
 namespace tessera {
@@ -21,12 +24,14 @@ ApiProblem queue_full() {
             .retry_after_ms = 1000};
 }
 
-class Unobserved : public ReplyObserver {
-  public:
-    void started(uint32_t) override {}
-    void tokens(uint32_t) override {}
-    void ended(Ended, const TokenCounts&, const JobReport&) override {}
-};
+ApiProblem no_model(std::string_view id) {
+    constexpr size_t kIdShown = 100;
+    return {.status = 404,
+            .message = fmt::format("there is no model \"{}\"; GET /v1/models lists them",
+                                   id.substr(0, kIdShown)),
+            .param = "model",
+            .code = "model_not_found"};
+}
 
 }  // namespace
 
@@ -38,23 +43,55 @@ std::optional<Mode> Server::mode_of_model(std::string_view id) const {
 
 // ------------------------------------------------------------------ generation
 
+std::optional<OrderedJson> Server::body_of(const std::shared_ptr<Exchange>& exchange) const {
+    const HttpRequest& request = exchange->request();
+    if (jobs_->full()) {  // before any work is done for it
+        exchange->reply(refusal(request, queue_full()));
+        return std::nullopt;
+    }
+    auto body = parse_body(request.body);
+    if (auto* json = std::get_if<OrderedJson>(&body)) return std::move(*json);
+    exchange->reply(refusal(request, std::get<ApiProblem>(body)));
+    return std::nullopt;
+}
+
 void Server::answer_chat(const std::shared_ptr<Exchange>& exchange) {
-    if (jobs_->full()) return exchange->reply(problem_for(exchange->request().path, queue_full()));
-    auto body = parse_body(exchange->request().body);
-    if (const auto* problem = std::get_if<ApiProblem>(&body))
-        return exchange->reply(problem_for(exchange->request().path, *problem));
-    generate(exchange, openai::parse_chat(std::get<OrderedJson>(body), model_->info().recommended),
-             openai::chat_format);
+    const auto body = body_of(exchange);
+    if (!body) return;
+    generate(exchange, openai::parse_chat(*body, model_->info().recommended), openai::chat_format);
 }
 
 void Server::answer_completion(const std::shared_ptr<Exchange>& exchange) {
-    if (jobs_->full()) return exchange->reply(problem_for(exchange->request().path, queue_full()));
-    auto body = parse_body(exchange->request().body);
-    if (const auto* problem = std::get_if<ApiProblem>(&body))
-        return exchange->reply(problem_for(exchange->request().path, *problem));
-    generate(exchange,
-             openai::parse_completion(std::get<OrderedJson>(body), model_->info().recommended),
+    const auto body = body_of(exchange);
+    if (!body) return;
+    generate(exchange, openai::parse_completion(*body, model_->info().recommended),
              openai::completion_format);
+}
+
+void Server::answer_messages(const std::shared_ptr<Exchange>& exchange) {
+    const auto body = body_of(exchange);
+    if (!body) return;
+    generate(exchange, anthropic::parse_message(*body, model_->info().recommended),
+             [](const openai::ReplyHead& head) {
+                 return anthropic::message_format(head.id, head.model);
+             });
+}
+
+void Server::answer_count(const std::shared_ptr<Exchange>& exchange) {
+    const auto refuse = [&](const ApiProblem& problem) {
+        exchange->reply(refusal(exchange->request(), problem));
+    };
+    const auto body = parse_body(exchange->request().body);
+    if (const auto* problem = std::get_if<ApiProblem>(&body)) return refuse(*problem);
+    const auto asked =
+        anthropic::parse_message(std::get<OrderedJson>(body), {}, anthropic::Purpose::kCount);
+    if (const auto* problem = std::get_if<ApiProblem>(&asked)) return refuse(*problem);
+    const Ask& ask = std::get<Ask>(asked);
+    if (!mode_of_model(ask.model)) return refuse(no_model(ask.model));
+    const auto tokens = tokens_of(ask);
+    if (const auto* problem = std::get_if<ApiProblem>(&tokens)) return refuse(*problem);
+    exchange->reply({200, fmt::format(R"({{"input_tokens":{}}})",
+                                      std::get<std::vector<Token>>(tokens).size())});
 }
 
 OrProblem<std::vector<Token>> Server::tokens_of(const Ask& ask) const {
@@ -96,20 +133,18 @@ void Server::generate(const std::shared_ptr<Exchange>& exchange, OrProblem<Ask> 
                       const MakeFormat& format) {
     const HttpRequest& request = exchange->request();
     const auto refuse = [&](const ApiProblem& problem) {
-        exchange->reply(problem_for(request.path, problem));
+        exchange->reply(refusal(request, problem));
     };
     if (const auto* problem = std::get_if<ApiProblem>(&asked)) return refuse(*problem);
     Ask& ask = std::get<Ask>(asked);
     const auto mode = mode_of_model(ask.model);
-    if (!mode)
-        return refuse({.status = 404,
-                       .message = fmt::format("there is no model \"{:.100}\"; GET /v1/models lists "
-                                              "them",
-                                              ask.model),
-                       .param = "model",
-                       .code = "model_not_found"});
+    if (!mode) return refuse(no_model(ask.model));
     auto prompt = tokens_of(ask);
     if (const auto* problem = std::get_if<ApiProblem>(&prompt)) return refuse(*problem);
+
+    auto observer = accounting_.open(
+        request, *mode, static_cast<uint32_t>(std::get<std::vector<Token>>(prompt).size()));
+    if (const auto* problem = std::get_if<ApiProblem>(&observer)) return refuse(*problem);
 
     JobSpec spec;
     spec.prompt = std::move(std::get<std::vector<Token>>(prompt));
@@ -124,7 +159,7 @@ void Server::generate(const std::shared_ptr<Exchange>& exchange, OrProblem<Ask> 
     spec.tokens_max = ask.tokens_max.value_or(config_.completion_default);
     spec.likelihood_top = ask.likelihood_top;
 
-    const openai::ReplyHead head{request.id, ask.model, created_, ask.include_usage,
+    const openai::ReplyHead head{request.id, ask.model, std::time(nullptr), ask.include_usage,
                                  ask.likelihood_top.has_value()};
     ReplyPlan plan;
     plan.format = format(head);
@@ -136,8 +171,9 @@ void Server::generate(const std::shared_ptr<Exchange>& exchange, OrProblem<Ask> 
             conversation->thinking ? Opening::kReasoningMayOpen : Opening::kReasoningClosed,
             conversation->tools, conversation->tools.is_null() ? Calls::kAsText : Calls::kParse);
     }
-    const auto reply = std::make_shared<Reply>(std::move(spec), std::move(plan), *model_, exchange,
-                                               std::make_unique<Unobserved>());
+    const auto reply =
+        std::make_shared<Reply>(std::move(spec), std::move(plan), *model_, exchange,
+                                std::move(std::get<std::unique_ptr<ReplyObserver>>(observer)));
     exchange->on_gone([job = std::weak_ptr<Job>(reply)] {
         if (const auto alive = job.lock()) alive->cancel();
     });
@@ -163,18 +199,13 @@ void Server::answer_models(const std::shared_ptr<Exchange>& exchange) {
 void Server::answer_model(const std::shared_ptr<Exchange>& exchange) {
     const std::string& path = exchange->request().path;
     const std::string id = path.substr(path.rfind('/') + 1);
-    if (!mode_of_model(id))
-        return exchange->reply(
-            problem_for(path, {.status = 404,
-                               .message = fmt::format("there is no model \"{}\"", repair_utf8(id)),
-                               .param = "model",
-                               .code = "model_not_found"}));
+    if (!mode_of_model(id)) return exchange->reply(refusal(exchange->request(), no_model(id)));
     exchange->reply({200, openai::model_object({id, model_->info().context_tokens}, created_)});
 }
 
 void Server::answer_tokenize(const std::shared_ptr<Exchange>& exchange) {
     const auto refuse = [&](const ApiProblem& problem) {
-        exchange->reply(problem_for(exchange->request().path, problem));
+        exchange->reply(refusal(exchange->request(), problem));
     };
     const auto body = parse_body(exchange->request().body);
     if (const auto* problem = std::get_if<ApiProblem>(&body)) return refuse(*problem);
@@ -207,7 +238,7 @@ void Server::answer_tokenize(const std::shared_ptr<Exchange>& exchange) {
 
 void Server::answer_detokenize(const std::shared_ptr<Exchange>& exchange) {
     const auto refuse = [&](const ApiProblem& problem) {
-        exchange->reply(problem_for(exchange->request().path, problem));
+        exchange->reply(refusal(exchange->request(), problem));
     };
     const auto body = parse_body(exchange->request().body);
     if (const auto* problem = std::get_if<ApiProblem>(&body)) return refuse(*problem);
@@ -247,8 +278,9 @@ void Server::answer_health(const std::shared_ptr<Exchange>& exchange) {
 }
 
 void Server::answer_metrics(const std::shared_ptr<Exchange>& exchange) {
-    exchange->reply(problem_for(exchange->request().path,
-                                {.status = 501, .message = "metrics are not counted yet"}));
+    HttpReply reply{200, accounting_.metrics().text()};
+    reply.content_type = Metrics::kContentType;
+    exchange->reply(std::move(reply));
 }
 
 }  // namespace tessera

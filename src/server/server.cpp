@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
-#include <iterator>
 
 #include <fmt/format.h>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "server/anthropic.h"
 
 namespace tessera {
 namespace {
@@ -34,11 +34,20 @@ HttpLimits http_limits(const ServerConfig& config) {
 
 }  // namespace
 
-Server::Server(const ServerConfig& config, std::function<void(double)> expired)
+Server::Server(const ServerConfig& config, std::filesystem::path folder,
+               std::function<void(double)> expired)
     : config_(config),
+      folder_(std::filesystem::weakly_canonical(folder)),
+      base_id_(!config.model_id.empty() ? config.model_id : folder_.filename().string()),
+      ultraspeed_id_(base_id_ + std::string(kUltraspeedSuffix)),
       created_(std::time(nullptr)),
+      accounting_(config, base_id_, ultraspeed_id_),
       watchdog_(config.watchdog_s, std::move(expired)),
-      http_(std::make_unique<HttpServer>(http_limits(config), static_cast<HttpHandler&>(*this))) {}
+      http_(std::make_unique<HttpServer>(http_limits(config), static_cast<HttpHandler&>(*this))) {
+    if (config.sequences_max > Session::step_sessions_max())
+        fail("--sequences-max {}: at most {} can advance in one step", config.sequences_max,
+             Session::step_sessions_max());
+}
 
 Server::~Server() {
     stop();
@@ -61,15 +70,12 @@ std::vector<std::string> Server::model_ids() const {
     return {base_id_, ultraspeed_id_};
 }
 
-void Server::load(const std::filesystem::path& folder, LoadOptions options) {
+void Server::load(LoadOptions options) {
     options.progress = [this, told = options.progress](uint64_t done, uint64_t total) {
         percent_ = total > 0 ? static_cast<uint32_t>(100 * done / total) : 0;
         if (told) told(done, total);
     };
-    model_ = std::make_unique<Model>(Model::load(folder, options));
-    base_id_ = !config_.model_id.empty() ? config_.model_id
-                                         : std::filesystem::canonical(folder).filename().string();
-    ultraspeed_id_ = base_id_ + std::string(kUltraspeedSuffix);
+    model_ = std::make_unique<Model>(Model::load(folder_, options));
     try {
         const std::vector<Turn> turns = {{Role::kUser, "Hello"}};
         has_chat_ = !model_->encode_chat(turns).empty();
@@ -78,10 +84,32 @@ void Server::load(const std::filesystem::path& folder, LoadOptions options) {
     }
     stage_ = Stage::kWarming;
     warm_up();
-    const JobLimits limits{config_.sequences_max, config_.queue_max, config_.cache_tokens};
-    jobs_ = std::make_unique<Jobs>(*model_, limits, watchdog_, nullptr);
+    const JobLimits limits{config_.sequences_max, config_.queue_max, config_.prefill_chunk,
+                           config_.cache_tokens};
+    jobs_ = std::make_unique<Jobs>(*model_, limits, watchdog_, &accounting_);
+    watch_gauges();
     Stage warming = Stage::kWarming;
     stage_.compare_exchange_strong(warming, Stage::kReady);
+}
+
+void Server::watch_gauges() {
+    Metrics::Gauges gauges;
+    gauges.running = [this] { return 1.0 * jobs_->load().running; };
+    gauges.waiting = [this] { return 1.0 * jobs_->load().waiting; };
+    // Of the places that running and kept texts may take together.
+    const double places =
+        1.0 * config_.cache_tokens + 1.0 * config_.sequences_max * model_->info().context_tokens;
+    gauges.cache_used = [this, places] {
+        return static_cast<double>(jobs_->load().tokens) / places;
+    };
+    gauges.connections = [this] { return 1.0 * http_->connections(); };
+    if (accounting_.ledger_state()) {
+        gauges.ledger_waiting = [this] { return 1.0 * accounting_.ledger_state()->rows_waiting; };
+        gauges.ledger_failures = [this] {
+            return static_cast<double>(accounting_.ledger_state()->failures);
+        };
+    }
+    accounting_.metrics().watch(std::move(gauges));
 }
 
 void Server::warm_up() {
@@ -121,20 +149,27 @@ void Server::stop() {
 
 std::span<const Server::Route> Server::routes() {
     static constexpr std::array kRoutes = {
-        Route{"POST", "/v1/chat/completions", &Server::answer_chat, false, true},
-        Route{"POST", "/v1/completions", &Server::answer_completion, false, true},
-        Route{"GET", "/v1/models", &Server::answer_models, false, true},
-        Route{"GET", "/v1/models/", &Server::answer_model, false, true},
-        Route{"POST", "/tokenize", &Server::answer_tokenize, false, true},
-        Route{"POST", "/detokenize", &Server::answer_detokenize, false, true},
-        Route{"GET", "/health", &Server::answer_health, true, false},
-        Route{"GET", "/metrics", &Server::answer_metrics, false, false},
+        Route{"POST", "/v1/chat/completions", &Server::answer_chat,
+              kNeedsKey | kNeedsModel | kGenerates},
+        Route{"POST", "/v1/completions", &Server::answer_completion,
+              kNeedsKey | kNeedsModel | kGenerates},
+        Route{"POST", "/v1/messages", &Server::answer_messages,
+              kNeedsKey | kNeedsModel | kGenerates},
+        Route{"POST", "/v1/messages/count_tokens", &Server::answer_count, kNeedsKey | kNeedsModel},
+        Route{"GET", "/v1/models", &Server::answer_models, kNeedsKey | kNeedsModel},
+        Route{"GET", "/v1/models/", &Server::answer_model, kNeedsKey | kNeedsModel},
+        Route{"POST", "/tokenize", &Server::answer_tokenize, kNeedsKey | kNeedsModel},
+        Route{"POST", "/detokenize", &Server::answer_detokenize, kNeedsKey | kNeedsModel},
+        Route{"GET", "/health", &Server::answer_health, kOpen},
+        Route{"GET", "/metrics", &Server::answer_metrics, kNeedsKey},
     };
     return kRoutes;
 }
 
-const Server::Route* Server::find(const HttpRequest& request, bool& path_known) const {
+const Server::Route* Server::find(const HttpRequest& request, bool& path_known) {
     path_known = false;
+    std::string_view path = request.path;
+    if (path.starts_with(kAnthropicPrefix)) path.remove_prefix(kAnthropicPrefix.size());
     for (const Route& route : routes()) {
         const bool parts = route.path.ends_with('/');
         const bool fits =
@@ -148,20 +183,19 @@ const Server::Route* Server::find(const HttpRequest& request, bool& path_known) 
     return nullptr;
 }
 
-Server::Dialect Server::dialect_of(std::string_view path) {
-    const bool anthropic = path.starts_with(kAnthropicPrefix) || path.starts_with("/v1/messages");
-    return anthropic ? Dialect::kAnthropic : Dialect::kOpenAi;
+// Anthropic's clients are known by the path, or by the version that they must send.
+HttpReply Server::refusal(const HttpRequest& request, const ApiProblem& problem) const {
+    const bool anthropic = request.path.starts_with(kAnthropicPrefix) ||
+                           request.path.starts_with("/v1/messages") ||
+                           !request.header("anthropic-version").empty();
+    return problem_reply(problem, anthropic ? anthropic::error_body(problem, request.id)
+                                            : openai::error_body(problem));
 }
 
-HttpReply Server::problem_for(std::string_view path, const ApiProblem& problem) const {
-    (void)dialect_of(path);
-    return problem_reply(problem, openai::error_body(problem));
-}
-
-HttpReply Server::problem(uint32_t status, std::string_view message, std::string_view path) {
+HttpReply Server::problem(uint32_t status, std::string_view message, const HttpRequest& request) {
     ApiProblem problem{.status = status, .message = std::string(message)};
     if (status == 503) problem.retry_after_ms = 1000;
-    return problem_for(path, problem);
+    return refusal(request, problem);
 }
 
 std::optional<ApiProblem> Server::not_ready() const {
@@ -181,30 +215,37 @@ std::optional<ApiProblem> Server::not_ready() const {
 }
 
 std::optional<HttpReply> Server::admit(HttpRequest& head) {
+    const auto refuse = [&](const ApiProblem& problem) { return refusal(head, problem); };
     bool path_known = false;
     const Route* const route = find(head, path_known);
-    const auto refuse = [&](const ApiProblem& problem) { return problem_for(head.path, problem); };
+    // Without a key nobody learns which routes there are.
+    const bool open = route != nullptr && ((route->what & kNeedsKey) == 0 ||
+                                           (route->path == "/metrics" && config_.metrics_public));
+    if (!open) {
+        // What cannot be served anyway does not count against a limit.
+        const bool generates = route != nullptr && (route->what & kGenerates) != 0 && !not_ready();
+        auto guest = accounting_.welcome(head, generates);
+        if (const auto* problem = std::get_if<ApiProblem>(&guest)) return refuse(*problem);
+        head.guest = std::get<std::shared_ptr<Guest>>(guest);
+    }
     if (!path_known) {
         constexpr size_t kPathShown = 100;
         return refuse({.status = 404,
-                       .message = fmt::format("there is no {}; the routes are in docs/SERVING.md",
-                                              repair_utf8(head.path.substr(0, kPathShown))),
+                       .message = fmt::format("there is no {}; docs/SERVING.md has the routes",
+                                              head.path.substr(0, kPathShown)),
                        .code = "unknown_route"});
     }
     if (route == nullptr)
         return refuse({.status = 405,
                        .message = fmt::format("{} does not take {}", head.path, head.method),
                        .code = "method_not_allowed"});
-    if (route->needs_model) {
+    if ((route->what & kNeedsModel) != 0) {
         if (const auto problem = not_ready()) return refuse(*problem);
     }
-    if (route->method == "POST") {
-        const std::string_view type = head.header("content-type");
-        if (!type.starts_with("application/json"))
-            return refuse({.status = 415,
-                           .message = "expected the header Content-Type: application/json",
-                           .code = "unsupported_media_type"});
-    }
+    if (route->method == "POST" && !head.header("content-type").starts_with("application/json"))
+        return refuse({.status = 415,
+                       .message = "expected the header Content-Type: application/json",
+                       .code = "unsupported_media_type"});
     return std::nullopt;
 }
 
@@ -216,15 +257,12 @@ void Server::handle(std::shared_ptr<Exchange> exchange) {
     } catch (const std::exception& error) {
         // Only memory can run out here; what was half done is undone by its owners.
         spdlog::error("{}: {}", exchange->request().id, error.what());
-        exchange->reply(problem(500, "something broke on our side", exchange->request().path));
+        exchange->reply(problem(500, "something broke on our side", exchange->request()));
     }
 }
 
 void Server::finished(const HttpRequest& request, const HttpOutcome& outcome) {
-    if (request.path == "/health" || request.path == "/metrics") return;
-    spdlog::info("{} {} {} {} {:.1f} ms {} bytes{} {}", request.peer, request.method, request.path,
-                 outcome.status, 1e3 * outcome.seconds, outcome.bytes_sent,
-                 outcome.whole ? "" : " cut", request.id);
+    accounting_.finished(request, outcome);
 }
 
 }  // namespace tessera

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "server/accounting.h"
 #include "server/ask.h"
 #include "server/config.h"
 #include "server/http.h"
@@ -27,15 +28,17 @@ namespace tessera {
 
 class Server : private HttpHandler {
   public:
-    // `expired`: a step of the model hangs; it does not return to a server that works.
-    Server(const ServerConfig& config, std::function<void(double seconds)> expired);
+    // Opens the store, if there is one. Throws Error. `folder`: of the checkpoint. `expired`: a
+    // step of the model hangs; it does not return to a server that works.
+    Server(const ServerConfig& config, std::filesystem::path folder,
+           std::function<void(double seconds)> expired);
     ~Server();
 
     // Listens and answers /health. Throws Error. Returns the port.
     uint16_t listen();
 
     // Loads the model and begins to serve. Throws Error. Takes as long as it takes.
-    void load(const std::filesystem::path& folder, LoadOptions options);
+    void load(LoadOptions options);
 
     // ---- the end
 
@@ -51,29 +54,36 @@ class Server : private HttpHandler {
 
   private:
     enum class Stage : uint8_t { kLoading, kWarming, kReady, kDraining };
-    enum class Dialect : uint8_t { kOpenAi, kAnthropic };
     using Handle = void (Server::*)(const std::shared_ptr<Exchange>&);
+    // Of a route: it needs a key where there are keys; it answers 503 until the model is ready; it
+    // counts against its key's limits.
+    static constexpr uint8_t kOpen = 0, kNeedsKey = 1, kNeedsModel = 2, kGenerates = 4;
     struct Route {
         std::string_view method, path;  // a path that ends with "/" has one more part
         Handle handle;
-        bool open;         // without a key, and at every stage
-        bool needs_model;  // 503 until it is ready
+        uint8_t what;
     };
     static std::span<const Route> routes();
-    static Dialect dialect_of(std::string_view path);
 
     std::optional<HttpReply> admit(HttpRequest& head) override;
     void handle(std::shared_ptr<Exchange> exchange) override;
-    HttpReply problem(uint32_t status, std::string_view message, std::string_view path) override;
+    HttpReply problem(uint32_t status, std::string_view message,
+                      const HttpRequest& request) override;
     void finished(const HttpRequest& request, const HttpOutcome& outcome) override;
 
-    HttpReply problem_for(std::string_view path, const ApiProblem& problem) const;
+    // As the API of the request's path says it.
+    HttpReply refusal(const HttpRequest& request, const ApiProblem& problem) const;
     std::optional<ApiProblem> not_ready() const;
-    const Route* find(const HttpRequest& request, bool& path_known) const;
+    static const Route* find(const HttpRequest& request, bool& path_known);
     void warm_up();
+    void watch_gauges();
 
+    // The JSON of a request that generates; none if it was refused.
+    std::optional<OrderedJson> body_of(const std::shared_ptr<Exchange>& exchange) const;
     void answer_chat(const std::shared_ptr<Exchange>& exchange);
     void answer_completion(const std::shared_ptr<Exchange>& exchange);
+    void answer_messages(const std::shared_ptr<Exchange>& exchange);
+    void answer_count(const std::shared_ptr<Exchange>& exchange);
     void answer_models(const std::shared_ptr<Exchange>& exchange);
     void answer_model(const std::shared_ptr<Exchange>& exchange);
     void answer_tokenize(const std::shared_ptr<Exchange>& exchange);
@@ -89,7 +99,8 @@ class Server : private HttpHandler {
     std::optional<Mode> mode_of_model(std::string_view id) const;
 
     const ServerConfig config_;
-    std::string base_id_, ultraspeed_id_;
+    const std::filesystem::path folder_;
+    const std::string base_id_, ultraspeed_id_;
     uint16_t port_ = 0;
     int64_t created_ = 0;  // seconds since 1970
     std::atomic<Stage> stage_ = Stage::kLoading;
@@ -99,6 +110,7 @@ class Server : private HttpHandler {
     std::unique_ptr<Model> model_;
     bool has_chat_ = false;
 
+    Accounting accounting_;
     Watchdog watchdog_;
     std::unique_ptr<Jobs> jobs_;
     std::unique_ptr<HttpServer> http_;
