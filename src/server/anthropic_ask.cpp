@@ -169,7 +169,18 @@ void read_tool_choice(Fields& fields, Ask& ask, Conversation& conversation) {
     if (type == "none") {
         conversation.tools = nullptr;
     } else if (type == "any" || type == "tool") {
-        choice.refuse("type", fmt::format("\"{}\" is not supported yet", type), 501);
+        const OrderedJson& tools = conversation.tools;
+        if (!tools.is_array()) {
+            choice.refuse("type", "a call is required without tools");
+        } else if (type == "any" && tools.size() > 1) {
+            choice.refuse("type", "\"any\" is supported for one tool only", 501);
+        } else {
+            const std::string name = type == "any" ? tools[0]["function"]["name"].get<std::string>()
+                                                   : choice.text("name").value_or("");
+            const auto begins = forced_call(tools, name);
+            if (!begins) choice.refuse("name", "names none of the tools");
+            conversation.reply_begins = begins.value_or("");
+        }
     } else if (type != "auto") {
         choice.refuse("type", "expected auto, any, tool or none");
     }
@@ -205,8 +216,8 @@ OrProblem<Ask> parse_message(const OrderedJson& body, const Sampling& recommende
     conversation.turns.insert(conversation.turns.end(), std::make_move_iterator(turns.begin()),
                               std::make_move_iterator(turns.end()));
     conversation.tools = read_tools(fields);
-    read_tool_choice(fields, ask, conversation);
-    conversation.thinking = read_thinking(fields);
+    if (!fields.problem()) read_tool_choice(fields, ask, conversation);
+    conversation.thinking = read_thinking(fields) && conversation.reply_begins.empty();
     ask.prompt = std::move(conversation);
 
     const auto tokens = fields.integer("max_tokens", 1, kTokensMax);

@@ -93,4 +93,23 @@ bool is_function_name(std::string_view name) {
     return !name.empty() && name.size() <= kBytesMax && std::ranges::all_of(name, fits);
 }
 
+std::optional<std::string> forced_call(const OrderedJson& tools, std::string_view name) {
+    for (const OrderedJson& tool : tools) {
+        const OrderedJson& function = tool["function"];
+        if (function["name"].get_ref<const std::string&>() != name) continue;
+        std::string begins = fmt::format("<tool_call>\n<function={}>\n", name);
+        const auto parameters = function.find("parameters");
+        if (parameters == function.end() || !parameters->is_object()) return begins;
+        const auto required = parameters->find("required");
+        if (required == parameters->end() || !required->is_array() || required->empty())
+            return begins;
+        // Only a plain name: whatever else a schema says must not become a marker.
+        const OrderedJson& first = required->front();
+        if (first.is_string() && is_function_name(first.get_ref<const std::string&>()))
+            begins += fmt::format("<parameter={}>", first.get_ref<const std::string&>());
+        return begins;
+    }
+    return std::nullopt;
+}
+
 }  // namespace tessera

@@ -18,6 +18,7 @@ struct Conversation {
     std::vector<Turn> turns;
     OrderedJson tools = nullptr;  // OpenAI's form; null where none may be called
     bool thinking = false;
+    std::string reply_begins;  // a call that the client asked for; empty: the model's choice
 };
 
 struct Ask {
@@ -54,5 +55,9 @@ std::string read_model(Fields& fields);
 // Arguments of a call that a client sends back.
 std::optional<OrderedJson> parse_arguments(const std::string& text);
 bool is_function_name(std::string_view name);
+
+// How a reply begins that calls the tool `name`, of OpenAI's form, and gives the first parameter
+// that it requires; none if there is no such tool.
+std::optional<std::string> forced_call(const OrderedJson& tools, std::string_view name);
 
 }  // namespace tessera

@@ -128,26 +128,37 @@ void check_tools(Fields& fields, const OrderedJson& tools) {
     }
 }
 
-// Whether the model may call tools.
-bool read_tool_choice(Fields& fields, bool has_tools) {
+// Which of `tools` the model may, or has to, call.
+void read_tool_choice(Fields& fields, const OrderedJson& tools, Conversation& conversation) {
     const OrderedJson* const choice = fields.any("tool_choice");
-    if (choice == nullptr) return true;
-    if (choice->is_string()) {
-        const auto& name = choice->get_ref<const std::string&>();
-        if (name == "none") return false;
-        if (name == "auto") return true;
-        if (name == "required") {
-            if (!has_tools) fields.refuse("tool_choice", "\"required\" without tools");
-            fields.refuse("tool_choice", "\"required\" is not supported yet", 501);
-            return true;
-        }
-    }
+    const bool has_tools = tools.is_array() && !tools.empty();
+    if (has_tools) conversation.tools = tools;
+    if (choice == nullptr) return;
+    std::string word = choice->is_string() ? choice->get<std::string>() : "";
+    std::string name;
     if (choice->is_object()) {
-        fields.refuse("tool_choice", "a named function is not supported yet", 501);
-        return true;
+        Fields inner(*choice, "tool_choice");
+        const OrderedJson* const function = inner.object("function");
+        if (inner.text("type").value_or("") != "function" || function == nullptr)
+            inner.refuse("type", "expected a function and its name");
+        if (function != nullptr)
+            name = Fields(*function, "tool_choice.function").text("name").value_or("");
+        if (inner.problem()) return fields.refuse(*inner.problem());
+    } else if (word == "none") {
+        conversation.tools = nullptr;
+        return;
+    } else if (word == "auto") {
+        return;
+    } else if (word != "required") {
+        return fields.refuse("tool_choice", "expected none, auto, required or a function");
     }
-    fields.refuse("tool_choice", "expected none, auto, required or a function");
-    return true;
+    if (!has_tools) return fields.refuse("tool_choice", "a call is required without tools");
+    if (name.empty() && tools.size() > 1)
+        return fields.refuse("tool_choice", "\"required\" is supported for one tool only", 501);
+    if (name.empty()) name = tools[0]["function"]["name"].get<std::string>();
+    const auto begins = forced_call(tools, name);
+    if (!begins) return fields.refuse("tool_choice", "names none of the tools");
+    conversation.reply_begins = *begins;
 }
 
 bool read_thinking(Fields& fields) {
@@ -229,9 +240,9 @@ void read_conversation(Fields& fields, Conversation& conversation) {
     const OrderedJson* const tools = fields.list("tools");
     if (tools != nullptr) check_tools(fields, *tools);
     if (fields.problem()) return;
-    const bool may_call = read_tool_choice(fields, tools != nullptr && !tools->empty());
-    if (tools != nullptr && !tools->empty() && may_call) conversation.tools = *tools;
-    conversation.thinking = read_thinking(fields);
+    read_tool_choice(fields, tools != nullptr ? *tools : OrderedJson(), conversation);
+    // A reply that begins with a call has not reasoned before it.
+    conversation.thinking = read_thinking(fields) && conversation.reply_begins.empty();
 }
 
 OrProblem<Ask> parse_chat(const OrderedJson& body, const Sampling& recommended) {

@@ -30,6 +30,7 @@ Reply::Reply(JobSpec spec, ReplyPlan plan, const Model& model, std::shared_ptr<E
       stops_(plan_.stops) {}
 
 void Reply::queued() {
+    if (plan_.parser) read(plan_.parser->push(plan_.begins));
     if (!plan_.stream) return;
     HttpReply head;
     head.content_type = "text/event-stream; charset=utf-8";

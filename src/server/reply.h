@@ -33,6 +33,7 @@ struct ReplyPlan {
     bool one_call = false;  // the reply ends with its first call
     std::vector<std::string> stops;
     std::optional<OutputParser> parser;  // none: plain text
+    std::string begins;                  // of the reply, at the end of the prompt
 };
 
 class Reply : public Job {

@@ -103,6 +103,7 @@ OrProblem<std::vector<Token>> Server::tokens_of(const Ask& ask) const {
                               .code = "unsupported"};
         RenderOptions render;
         render.enable_thinking = conversation->thinking;
+        render.reply_begins = conversation->reply_begins;
         tokens = model_->encode_chat(conversation->turns, conversation->tools, render);
     } else if (const auto* text = std::get_if<std::string>(&ask.prompt)) {
         tokens = model_->encode(*text);
@@ -170,6 +171,7 @@ void Server::generate(const std::shared_ptr<Exchange>& exchange, OrProblem<Ask> 
         plan.parser.emplace(
             conversation->thinking ? Opening::kReasoningMayOpen : Opening::kReasoningClosed,
             conversation->tools, conversation->tools.is_null() ? Calls::kAsText : Calls::kParse);
+        plan.begins = conversation->reply_begins;
     }
     const auto reply =
         std::make_shared<Reply>(std::move(spec), std::move(plan), *model_, exchange,

@@ -172,9 +172,10 @@ const Server::Route* Server::find(const HttpRequest& request, bool& path_known) 
     if (path.starts_with(kAnthropicPrefix)) path.remove_prefix(kAnthropicPrefix.size());
     for (const Route& route : routes()) {
         const bool parts = route.path.ends_with('/');
-        const bool fits =
-            parts ? request.path.starts_with(route.path) && request.path.size() > route.path.size()
-                  : request.path == route.path;
+        const size_t length = route.path.size();
+        const bool one_more_part = path.starts_with(route.path) && path.size() > length &&
+                                   path.find('/', length) == path.npos;
+        const bool fits = parts ? one_more_part : path == route.path;
         if (!fits) continue;
         path_known = true;
         const bool head = route.method == "GET" && request.method == "HEAD";
