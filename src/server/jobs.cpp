@@ -57,7 +57,7 @@ Jobs::Submitted Jobs::submit(const std::shared_ptr<Job>& job) {
     {
         const std::scoped_lock lock(mutex_);
         if (draining_) return Submitted::kDraining;
-        if (load_.waiting >= limits_.queue_max) return Submitted::kFull;
+        if (no_room()) return Submitted::kFull;
         job->queued_ = Clock::now();
         job->queued();
         waiting_[static_cast<size_t>(job->spec().mode)].push_back(job);
@@ -69,7 +69,12 @@ Jobs::Submitted Jobs::submit(const std::shared_ptr<Job>& job) {
 
 bool Jobs::full() const {
     const std::scoped_lock lock(mutex_);
-    return load_.waiting >= limits_.queue_max;
+    return no_room();
+}
+
+// Places and queue are one bound: what will be given a place at the next turn does not wait.
+bool Jobs::no_room() const {
+    return load_.running + load_.waiting >= limits_.sequences_max + limits_.queue_max;
 }
 
 void Jobs::drain() {

@@ -142,6 +142,7 @@ class Jobs {
         Clock::time_point begun, first_token;
     };
 
+    bool no_room() const;  // under mutex_
     void run();
     bool admit();
     void begin(const std::shared_ptr<Job>& job);
