@@ -58,10 +58,7 @@ class Server:
     def stop(self, how=signal.SIGTERM):
         """Its exit code."""
         self.process.send_signal(how)
-        code = self.process.wait(DEADLINE_S)
-        self.reader.join()
-        self.process.stderr.close()
-        return code
+        return self.process.wait(DEADLINE_S)
 
     def __enter__(self):
         return self
@@ -69,6 +66,8 @@ class Server:
     def __exit__(self, *_):
         if self.process.poll() is None:
             self.stop()
+        self.reader.join()
+        self.process.stderr.close()
         if b"ERROR: AddressSanitizer" in self.log() or b"runtime error" in self.log() or b"ThreadSanitizer" in self.log():
             raise AssertionError(self.log().decode("utf-8", "replace"))
 
