@@ -21,7 +21,7 @@ import wire  # noqa: E402
 
 DEADLINE_S = 300
 SMALL = ["--seconds", "1", "--streams", "6", "--requests", "150", "--idle", "30", "--slow", "4", "--asks", "4",
-         "--patience", "20", "--tokens", "32", "--memory-slack", "40", "--refusal-ms", "100"]
+         "--patience", "5", "--tokens", "32", "--memory-slack", "40", "--refusal-ms", "100"]
 
 
 def load(*arguments, fault=None):
@@ -85,7 +85,7 @@ class Misbehaves(unittest.TestCase):
                 self.assertIn("NOT SO", said)
 
     def test_a_queue_that_never_fills_is_no_proof(self):
-        code, outcomes, _ = load("full", "--server-args", "--queue-max 100000")
+        code, outcomes, _ = load("full", "--seconds", "0.2", "--server-args", "--queue-max 100000")
         failed = [check["should"] for check in outcomes["full"]["checks"] if not check["holds"]]
         self.assertEqual(code, 1)
         self.assertIn("the queue was full", failed)
@@ -182,6 +182,7 @@ class Wire(unittest.TestCase):
             server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
             target = wire.target_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
             reply = await wire.generate(target, {"stream": True}, 0.1)
+            await asyncio.sleep(0.1)  # for its side to notice
             server.close()
             return reply
 
