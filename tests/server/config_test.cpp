@@ -169,6 +169,22 @@ TEST(Config, AFileSaysEverySetting) {
     EXPECT_EQ(config.prices_of("another").ultraspeed_factor, 3);
 }
 
+// docs/serve.toml is what people copy: it names every setting, and says what holds without it.
+TEST(Config, TheExampleIsTheDefaults) {
+    const ConfigFile file = ConfigFile::read(TESSERA_DOCS "/serve.toml");
+    ServerConfig example = resolve({}, kEmptyEnvironment, file), defaults;
+    for (const Setting& setting : settings()) {
+        EXPECT_TRUE(file.given().contains(setting.key)) << setting.key << " is missing";
+        std::visit([&](auto field) { EXPECT_EQ(example.*field, defaults.*field) << setting.key; },
+                   setting.field);
+    }
+    const ModelPrices said = example.prices_of("any"), held = defaults.prices_of("any");
+    EXPECT_EQ(said.cached, held.cached);
+    EXPECT_EQ(said.input, held.input);
+    EXPECT_EQ(said.output, held.output);
+    EXPECT_EQ(said.ultraspeed_factor, held.ultraspeed_factor);
+}
+
 TEST(Config, WithoutPricesTheListHolds) {
     const ModelPrices prices = of_file("").prices_of("any");
     EXPECT_EQ(prices.cached, 0.0036);
