@@ -20,6 +20,74 @@ std::string place(std::string_view source, const toml::source_region& region) {
     return fmt::format("{}:{}", source, region.begin.line);
 }
 
+// TOML has letters beyond ASCII in texts and comments alone. toml++ 3.3 runs into a branch that it
+// declares unreachable when it meets one elsewhere, or in a text of several lines: U+00A1 to U+0499
+// are in no case of its is_non_ascii_horizontal_whitespace. So that is refused before it reads; no
+// setting is a text of several lines. To know what is a text as toml++ does, a quote must stand
+// where a key or a value begins: elsewhere it is of a word that toml++ reads on.
+class Characters {
+  public:
+    Characters(std::string_view text, std::string_view source) : text_(text), source_(source) {}
+
+    void check() {
+        constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+        for (at_ = text_.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0;
+             at_ < text_.size(); ++at_) {
+            const char c = text_[at_];
+            if (c == '\n')
+                end_line();
+            else if (inside_ != '\0')
+                go_on_inside(c);
+            else
+                go_on_outside(c);
+        }
+    }
+
+  private:
+    void end_line() {
+        ++line_;
+        inside_ = '\0';  // a text that has not ended here is refused by toml++
+        before_ = '\n';
+        if (depth_ == 0) is_value_ = false;
+    }
+
+    void go_on_inside(char c) {
+        if (inside_ == '"' && c == '\\') {
+            if (at_ + 1 < text_.size() && text_[at_ + 1] != '\n') ++at_;
+        } else if (c == inside_ && c != '#') {
+            inside_ = '\0';
+        }
+    }
+
+    void go_on_outside(char c) {
+        if (static_cast<uint8_t>(c) >= 0x80) refuse("a letter beyond ASCII outside of quotes");
+        if (c == ' ' || c == '\t' || c == '\r') return;
+        if (c == '"' || c == '\'') {
+            const std::string_view rest = text_.substr(at_);
+            if (rest.starts_with("\"\"\"") || rest.starts_with("'''"))
+                refuse("a text of several lines is no setting");
+            const std::string_view begins = is_value_ ? "=[{,\n" : "=[.\n";
+            if (begins.find(before_) == std::string_view::npos)
+                refuse("a quote in the middle of a word");
+        }
+        if (c == '#' || c == '"' || c == '\'') inside_ = c;
+        if (c == '=') is_value_ = true;
+        if (is_value_ && (c == '[' || c == '{')) ++depth_;
+        if (is_value_ && (c == ']' || c == '}') && depth_ > 0) --depth_;
+        before_ = c;
+    }
+
+    [[noreturn]] void refuse(std::string_view words) const {
+        fail("{}:{}: {}", source_, line_, words);
+    }
+
+    std::string_view text_, source_;
+    size_t at_ = 0, line_ = 1, depth_ = 0;  // brackets open in a value
+    char inside_ = '\0';                    // of a comment: #; of a text: its quote
+    char before_ = '\n';                    // the last byte outside that is no blank
+    bool is_value_ = false;                 // behind a =, to the end of its line or its brackets
+};
+
 // Letters to change, add or take away.
 size_t distance(std::string_view a, std::string_view b) {
     std::vector<size_t> row(b.size() + 1);
@@ -141,6 +209,7 @@ ModelPrices prices_in(const toml::table& prices, std::string_view model, std::st
 }  // namespace
 
 ConfigFile ConfigFile::parse(std::string_view text, std::string_view source) {
+    Characters(text, source).check();
     toml::table root;
     try {
         root = toml::parse(text);

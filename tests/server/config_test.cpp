@@ -169,6 +169,22 @@ TEST(Config, AFileSaysEverySetting) {
     EXPECT_EQ(config.prices_of("another").ultraspeed_factor, 3);
 }
 
+// docs/serve.toml is what people copy: it names every setting, and says what holds without it.
+TEST(Config, TheExampleIsTheDefaults) {
+    const ConfigFile file = ConfigFile::read(TESSERA_DOCS "/serve.toml");
+    ServerConfig example = resolve({}, kEmptyEnvironment, file), defaults;
+    for (const Setting& setting : settings()) {
+        EXPECT_TRUE(file.given().contains(setting.key)) << setting.key << " is missing";
+        std::visit([&](auto field) { EXPECT_EQ(example.*field, defaults.*field) << setting.key; },
+                   setting.field);
+    }
+    const ModelPrices said = example.prices_of("any"), held = defaults.prices_of("any");
+    EXPECT_EQ(said.cached, held.cached);
+    EXPECT_EQ(said.input, held.input);
+    EXPECT_EQ(said.output, held.output);
+    EXPECT_EQ(said.ultraspeed_factor, held.ultraspeed_factor);
+}
+
 TEST(Config, WithoutPricesTheListHolds) {
     const ModelPrices prices = of_file("").prices_of("any");
     EXPECT_EQ(prices.cached, 0.0036);
@@ -211,9 +227,26 @@ TEST(Config, AFilesMistakesAreNamedWithTheirLine) {
         {"prices.a = 1", "prices.a: expected a table of prices"},
         {"host = \"a\\u0000b\"", "host: has a zero byte"},
         {"\xff\xfe", "server.toml:1: "},
+        {"port = 1\nhost = \xc3\xb0", "server.toml:2: a letter beyond ASCII outside of quotes"},
+        {"\xc3\xb6 = 1", "a letter beyond ASCII outside of quotes"},
+        {"host = \"a\\\"\" # \"\nmodel = \xc3\xb0", "server.toml:2: a letter beyond"},
+        {"host = \"\"\"\na\"\"\"", "a text of several lines is no setting"},
+        {"host = '''a'''", "a text of several lines is no setting"},
+        {"host = \"\xff\"", "server.toml:1: "},
+        {"port = 1\"a\"", "server.toml:1: a quote in the middle of a word"},
+        {"port = [\n1.\"a\"]", "server.toml:2: a quote in the middle of a word"},
     };
     for (const auto& c : cases)
         expect_refused([&] { ConfigFile::parse(c.text, "server.toml"); }, c.words);
+}
+
+TEST(Config, TextsAndCommentsMayHaveAnyLetters) {
+    const ServerConfig config = of_file(
+        "\xef\xbb\xbf# f\u00fcr '\"\nmodel = \"/m\u00f6del \\\"#'\" # \u6f22\n"
+        "store = '\\\u00e9\\'\nmodel_id = \"\"\n");
+    EXPECT_EQ(config.model, "/m\u00f6del \"#'");
+    EXPECT_EQ(config.store, "\\\u00e9\\");
+    EXPECT_EQ(config.model_id, "");
 }
 
 TEST(Config, FilesAreReadWithinALimit) {
