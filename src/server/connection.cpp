@@ -10,24 +10,21 @@
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
-#include <boost/beast/core/buffers_prefix.hpp>
-#include <boost/beast/http/error.hpp>
-#include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/read.hpp>
-#include <boost/beast/http/string_body.hpp>
+#include <boost/beast/core/string.hpp>
 #include <fmt/format.h>
+
+#include "base/log.h"
 
 namespace tessera {
 namespace {
 
 namespace asio = boost::asio;
 namespace beast = boost::beast;
-namespace http = beast::http;
 using Clock = std::chrono::steady_clock;
 using ErrorCode = boost::system::error_code;
 
 constexpr auto kResult = asio::as_tuple(asio::use_awaitable);
-constexpr size_t kReadBytes = 4096;
+constexpr size_t kReadBytes = 16'384;
 constexpr size_t kAheadBytesMax = 65'536;  // that a client may send before its reply has come
 constexpr double kLingerSeconds = 2;
 
@@ -41,32 +38,12 @@ std::string new_id() {
     return fmt::format("{:016x}{:016x}", random(), random());
 }
 
-using Parser = http::request_parser<http::string_body>;
-
-HttpRequest request_of(const Parser& parser, const std::string& peer) {
-    HttpRequest request;
-    const auto& message = parser.get();
-    request.method = std::string(message.method_string());
-    const std::string_view target(message.target().data(), message.target().size());
-    const size_t question = target.find('?');
-    request.path = target.substr(0, question);
-    if (question != target.npos) request.query = target.substr(question + 1);
-    for (const auto& field : message) {
-        std::string name(field.name_string());
-        for (char& c : name) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-        request.headers.emplace_back(std::move(name), std::string(field.value()));
-    }
-    request.id = new_id();
-    request.peer = peer;
-    return request;
-}
-
 }  // namespace
 
 Connection::Connection(Socket socket, ConnectionHost& host)
     : socket_(std::move(socket)),
       host_(host),
-      buffer_(host.limits().header_bytes_max + kAheadBytesMax),
+      buffer_(host.limits().header_bytes_max + kAheadBytesMax + kReadBytes),
       deadline_(socket_.get_executor()) {
     ErrorCode ignored;
     const auto endpoint = socket_.remote_endpoint(ignored);
@@ -91,7 +68,11 @@ asio::awaitable<void> Connection::run(bool turned_away) {
         nobody.peer = peer_;
         co_await refuse(nobody, 503, "too many connections are open: try again later");
     } else {
-        while (co_await serve_one()) {
+        try {
+            while (co_await serve_one()) {
+            }
+        } catch (const std::exception& error) {  // no memory for this one
+            spdlog::error("a connection ends: {}", error.what());
         }
     }
     disarm();
@@ -145,83 +126,76 @@ asio::awaitable<bool> Connection::serve_one() {
         buffer_.commit(count);
     }
 
-    Parser parser;
-    parser.header_limit(static_cast<uint32_t>(limits.header_bytes_max));
-    parser.body_limit(limits.body_bytes_max);
+    RequestReader reader(limits);
     arm(limits.header_s);
-    const auto head = co_await http::async_read_header(socket_, buffer_, parser, kResult);
+    const bool head_came = co_await read_until(reader, RequestReader::At::kHead);
     disarm();
-    const auto begun = Clock::now();
-    if (const ErrorCode error = std::get<0>(head)) {
-        HttpRequest unknown;
-        unknown.id = new_id();
-        unknown.peer = peer_;
-        if (expired_) co_return co_await refuse(unknown, 408, "the headers took too long");
-        if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-            co_return co_await refuse(
-                unknown, 431, fmt::format("the headers exceed {} bytes", limits.header_bytes_max));
-        }
-        if (error == http::error::body_limit) {
-            co_return co_await refuse(
-                unknown, 413, fmt::format("the body exceeds {} bytes", limits.body_bytes_max));
-        }
-        const bool understood =
-            error.category() == make_error_code(http::error::bad_method).category();
-        if (!understood || error == http::error::end_of_stream ||
-            error == http::error::partial_message)
-            co_return false;
-        co_return co_await refuse(unknown, 400,
-                                  fmt::format("this is not HTTP/1.1: {}", error.message()));
+    const bool head_there = reader.at() != RequestReader::At::kHead;
+    HttpRequest request;
+    if (head_there && reader.at() != RequestReader::At::kProblem) request = reader.head();
+    request.id = new_id();
+    request.peer = peer_;
+    request.received = Clock::now();
+    if (!head_came) {
+        if (!expired_) co_return false;
+        co_return co_await refuse(request, 408, "the headers took too long");
     }
-    HttpRequest request = request_of(parser, peer_);
-    request.received = begun;
-    if (!request.header("transfer-encoding").empty() &&
-        (!request.header("content-length").empty() || !parser.chunked())) {
-        co_return co_await refuse(request, 400, "the length of the body is given in two ways");
-    }
+    if (reader.at() == RequestReader::At::kProblem)
+        co_return co_await refuse(request, reader.status(), reader.message());
 
-    const bool has_body = !parser.is_done();
-    const auto length = parser.content_length();
-    if (length && *length > limits.body_bytes_max) {
-        co_return co_await refuse(request, 413,
-                                  fmt::format("the body exceeds {} bytes", limits.body_bytes_max));
-    }
-    if (auto refused = host_.handler().admit(request)) {
-        co_return co_await refuse(request, std::move(*refused), parser.keep_alive() && !has_body);
-    }
-    const uint64_t body_bytes = !has_body ? 0 : length ? *length : limits.body_bytes_max;
-    if (!host_.take_body(body_bytes)) {
+    const bool has_body = reader.at() == RequestReader::At::kBody;
+    if (auto refused = host_.handler().admit(request))
+        co_return co_await refuse(request, std::move(*refused), reader.keep_alive() && !has_body);
+    const uint64_t body_bytes = reader.body_bytes_max();
+    if (!host_.take_body(body_bytes))
         co_return co_await refuse(request, 503, "too many large requests at once: try again later");
-    }
     if (has_body) {
-        ErrorCode error;
         arm(limits.body_s);
+        bool body_came = true;
         if (beast::iequals(request.header("expect"), "100-continue")) {
             constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
-            error =
-                std::get<0>(co_await asio::async_write(socket_, asio::buffer(kContinue), kResult));
+            const auto sent = co_await asio::async_write(socket_, asio::buffer(kContinue), kResult);
+            body_came = !std::get<0>(sent);
         }
-        if (!error)
-            error = std::get<0>(co_await http::async_read(socket_, buffer_, parser, kResult));
+        if (body_came) body_came = co_await read_until(reader, RequestReader::At::kBody);
         disarm();
-        if (error) {
-            host_.give_body(body_bytes);
-            if (expired_) co_return co_await refuse(request, 408, "the body took too long");
-            if (error == http::error::body_limit) {
-                co_return co_await refuse(
-                    request, 413, fmt::format("the body exceeds {} bytes", limits.body_bytes_max));
-            }
-            if (error == http::error::bad_chunk || error == http::error::bad_chunk_extension)
-                co_return co_await refuse(request, 400, "the chunks of the body are malformed");
+        if (!body_came || reader.at() == RequestReader::At::kProblem) host_.give_body(body_bytes);
+        if (!body_came && expired_)
+            co_return co_await refuse(request, 408, "the body took too long");
+        if (!body_came) {
             host_.handler().finished(request, {});
             co_return false;
         }
-        request.body = std::move(parser.get().body());
+        if (reader.at() == RequestReader::At::kProblem)
+            co_return co_await refuse(request, reader.status(), reader.message());
+        request.body = reader.take_body();
     }
     request.received = Clock::now();
-    const bool keep = co_await answer(std::move(request), body_bytes, parser.keep_alive(),
-                                      parser.get().version() >= 11);
+    const bool keep =
+        co_await answer(std::move(request), body_bytes, reader.keep_alive(), reader.chunks());
     co_return keep;
+}
+
+// Feeds the reader until it is beyond `here`; false if the socket ends, or the deadline passes,
+// first.
+asio::awaitable<bool> Connection::read_until(RequestReader& reader, RequestReader::At here) {
+    bool offered = false;
+    while (reader.at() == here) {
+        if (buffer_.size() > 0 && !offered) {
+            const auto bytes = buffer_.cdata();
+            buffer_.consume(reader.read({static_cast<const char*>(bytes.data()), bytes.size()}));
+            offered = true;
+            continue;
+        }
+        // Something in a body that never ends, the extension of a chunk perhaps.
+        if (buffer_.size() + kReadBytes > buffer_.max_size()) co_return false;
+        const auto [error, count] =
+            co_await socket_.async_read_some(buffer_.prepare(kReadBytes), kResult);
+        if (error) co_return false;
+        buffer_.commit(count);
+        offered = false;
+    }
+    co_return true;
 }
 
 asio::awaitable<bool> Connection::answer(HttpRequest request, uint64_t body_bytes, bool keep_alive,

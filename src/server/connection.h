@@ -10,6 +10,7 @@
 #include <boost/beast/core/flat_buffer.hpp>
 
 #include "server/exchange.h"
+#include "server/request_reader.h"
 
 namespace tessera {
 
@@ -45,6 +46,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
     boost::asio::awaitable<void> run(bool turned_away);
     boost::asio::awaitable<bool> serve_one();
+    boost::asio::awaitable<bool> read_until(RequestReader& reader, RequestReader::At here);
     boost::asio::awaitable<bool> answer(HttpRequest request, uint64_t body_bytes, bool keep_alive,
                                         bool chunks);
     boost::asio::awaitable<void> watch();

@@ -156,12 +156,20 @@ class Http(Case):
                      b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
                      b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
                      b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n"):
-            self.assertIn(self.raw(data).status, (400, 413), data)
+            self.assertIn(self.raw(data).status, (400, 413, 505), data)
         both = head("POST", CHAT, None, **{"Content-Type": "application/json", "Content-Length": "5",
                                             "Transfer-Encoding": "chunked"})
         self.assertEqual(self.raw(both + b"0\r\n\r\n").status, 400)
         self.assertEqual(self.raw(head("POST", CHAT, None, **{"Content-Type": "application/json",
                                                               "Transfer-Encoding": "chunked"}) + b"zz\r\n").status, 400)
+        with self.server.connect() as sock:  # a chunk's extension without end
+            sock.sendall(head("POST", CHAT, None, **{"Content-Type": "application/json", "Transfer-Encoding": "chunked"}) + b"1;")
+            try:
+                for _ in range(300):
+                    sock.sendall(b"x" * 1024)
+            except OSError:
+                pass
+            self.assertIn(read_reply(sock.makefile("rb")).status, (0, 400))
         self.serves()
 
     def test_sizes(self):

@@ -283,8 +283,7 @@ TEST(ChatReply, ReasoningIsCounted) {
     Script script{thought + "four", JobEnd::kModel};
     script.thinking = true;
     const Json usage = Json::parse(write(script, false, chat()).text)["usage"];
-    EXPECT_EQ(usage["completion_tokens_details"]["reasoning_tokens"],
-              tokens_of(thought).size());
+    EXPECT_EQ(usage["completion_tokens_details"]["reasoning_tokens"], tokens_of(thought).size());
     EXPECT_EQ(usage["prompt_tokens_details"]["cached_tokens"], 1);
 }
 
