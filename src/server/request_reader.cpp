@@ -37,6 +37,7 @@ size_t RequestReader::read(std::string_view bytes) {
         const size_t now = parser.put(
             boost::asio::const_buffer(bytes.data() + taken, bytes.size() - taken), error);
         taken += now;
+        if (at_ == At::kHead) head_bytes_ += now;
         if (error == http::error::need_more) return taken;
         if (error == http::error::header_limit) {
             refuse(431, fmt::format("the headers exceed {} bytes", limits_.header_bytes_max));
@@ -60,9 +61,12 @@ size_t RequestReader::read(std::string_view bytes) {
     return taken;
 }
 
+// Beast lets a head that comes all at once be a little longer than one that comes in pieces.
 // Two lengths, or a length and chunks, are how one request is smuggled inside another.
 void RequestReader::check_head() {
     const auto& message = beast_->parser.get();
+    if (head_bytes_ > limits_.header_bytes_max)
+        return refuse(431, fmt::format("the headers exceed {} bytes", limits_.header_bytes_max));
     const bool lengths = message.count(http::field::content_length) > 0;
     const bool encodings = message.count(http::field::transfer_encoding) > 0;
     if (encodings && (lengths || !beast_->parser.chunked()))

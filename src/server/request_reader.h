@@ -50,6 +50,7 @@ class RequestReader {
     std::unique_ptr<Beast> beast_;
     At at_ = At::kHead;
     bool begun_body_ = false;
+    uint64_t head_bytes_ = 0;
     uint32_t status_ = 0;
     std::string message_;
 };
