@@ -17,7 +17,8 @@ from wire import Broken, Connection, generate, get
 IDLE_AGAIN_S = 10       # after the last abort, until the server has nothing left to do
 SLOW_BYTE_S = 0.5       # between two bytes of a slow client
 MEMORY_SAMPLES = 100    # a scenario, about
-FAULT_PAUSE_S = 0.05    # after a reply that is none: a server that is gone is not asked ten thousand times a second
+SHORT_TOKENS = 16       # few, and enough for different requests to differ
+FAULT_PAUSE_S = 0.05    # after a reply that is none: a server that is gone is not asked without end
 DESERTER_S = 0.02       # between two of one client: ports that were left rest for a minute
 INSIDE_MAX = 4096       # requests on their way; a queue that holds more is not filled
 PROBE_S = 0.02          # after which a request counts as waiting, and the next one is sent
@@ -213,7 +214,7 @@ async def open_or_none(load):
 
 async def short(load):
     """Many short requests: every second client opens a connection for each, the others keep theirs."""
-    outcome, tokens = Outcome("short"), min(4, load.tokens)
+    outcome, tokens = Outcome("short"), min(SHORT_TOKENS, load.tokens)
     tally = Tally(await alone(load, outcome, tokens, stream=False))
     left = iter(range(load.requests))
 
