@@ -22,15 +22,15 @@ double seconds_since(Clock::time_point begun) {
 ControllerOptions controller_options(const Speculation& speculation, const Backend& backend,
                                      const Text& text) {
     ControllerOptions options;
-    options.mode = speculation.mode == Speculate::kOff     ? Mode::off
-                   : speculation.mode == Speculate::kFixed ? Mode::fixed
-                                                           : Mode::automatic;
+    options.mode = speculation.mode == Speculate::kOff     ? DraftMode::off
+                   : speculation.mode == Speculate::kFixed ? DraftMode::fixed
+                                                           : DraftMode::automatic;
     options.max_draft = std::clamp(speculation.max_draft, 1u, kRowsMax - 1);
     options.has_drafter = backend.has_drafter() && text.drafts();
     // A published block may be shorter than what a step can verify: it has no slots beyond.
     if (options.has_drafter)
         options.max_draft = std::min(options.max_draft, backend.draft_block() - 1);
-    if (!options.has_drafter && options.mode == Mode::fixed) options.mode = Mode::off;
+    if (!options.has_drafter && options.mode == DraftMode::fixed) options.mode = DraftMode::off;
     return options;
 }
 

@@ -214,7 +214,6 @@ asio::awaitable<bool> Connection::answer(HttpRequest request, uint64_t body_byte
     outcome.seconds = std::chrono::duration<double>(Clock::now() - begun).count();
     if (!outcome.whole) exchange->leave();
     host_.handler().finished(exchange->request(), outcome);
-    exchange->request().guest.reset();
     co_return outcome.whole && exchange->keep_alive() && !host_.draining();
 }
 

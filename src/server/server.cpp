@@ -51,6 +51,9 @@ Server::Server(const ServerConfig& config, std::filesystem::path folder,
 
 Server::~Server() {
     stop();
+    // Replies hold exchanges, which must not outlive the sockets' thread.
+    jobs_.reset();
+    http_.reset();
 }
 
 // ------------------------------------------------------------------ the beginning
@@ -222,9 +225,10 @@ std::optional<HttpReply> Server::admit(HttpRequest& head) {
     // Without a key nobody learns which routes there are.
     const bool open = route != nullptr && ((route->what & kNeedsKey) == 0 ||
                                            (route->path == "/metrics" && config_.metrics_public));
+    const auto unready = not_ready();
     if (!open) {
         // What cannot be served anyway does not count against a limit.
-        const bool generates = route != nullptr && (route->what & kGenerates) != 0 && !not_ready();
+        const bool generates = route != nullptr && (route->what & kGenerates) != 0 && !unready;
         auto guest = accounting_.welcome(head, generates);
         if (const auto* problem = std::get_if<ApiProblem>(&guest)) return refuse(*problem);
         head.guest = std::get<std::shared_ptr<Guest>>(guest);
@@ -240,9 +244,7 @@ std::optional<HttpReply> Server::admit(HttpRequest& head) {
         return refuse({.status = 405,
                        .message = fmt::format("{} does not take {}", head.path, head.method),
                        .code = "method_not_allowed"});
-    if ((route->what & kNeedsModel) != 0) {
-        if (const auto problem = not_ready()) return refuse(*problem);
-    }
+    if ((route->what & kNeedsModel) != 0 && unready) return refuse(*unready);
     if (route->method == "POST" && !head.header("content-type").starts_with("application/json"))
         return refuse({.status = 415,
                        .message = "expected the header Content-Type: application/json",
