@@ -71,7 +71,8 @@ void load(Server& server, const ServerConfig& config) {
     options.isa = config.isa;
     options.activations = config.activations == "int8" ? Activations::kInt8 : Activations::kBf16;
     Progress progress("loading");
-    if (spdlog::should_log(spdlog::level::info))
+    // A bar is for people; machines ask /health.
+    if (config.log == "plain" && spdlog::should_log(spdlog::level::info))
         options.progress = [&](uint64_t done, uint64_t total) { progress.show(done, total); };
     server.load(options);
 }
