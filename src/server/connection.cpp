@@ -25,6 +25,7 @@ using ErrorCode = boost::system::error_code;
 
 constexpr auto kResult = asio::as_tuple(asio::use_awaitable);
 constexpr size_t kReadBytes = 16'384;
+constexpr size_t kIdleBytes = 1024;
 constexpr size_t kAheadBytesMax = 65'536;  // that a client may send before its reply has come
 constexpr double kLingerSeconds = 2;
 
@@ -62,18 +63,18 @@ void Connection::start(bool turned_away) {
 }
 
 asio::awaitable<void> Connection::run(bool turned_away) {
-    if (turned_away) {
-        HttpRequest nobody;
-        nobody.id = new_id();
-        nobody.peer = peer_;
-        co_await refuse(nobody, 503, "too many connections are open: try again later");
-    } else {
-        try {
+    try {
+        if (turned_away) {
+            HttpRequest nobody;
+            nobody.id = new_id();
+            nobody.peer = peer_;
+            co_await refuse(nobody, 503, "too many connections are open: try again later");
+        } else {
             while (co_await serve_one()) {
             }
-        } catch (const std::exception& error) {  // no memory for this one
-            spdlog::error("a connection ends: {}", error.what());
         }
+    } catch (const std::exception& error) {  // no memory for this one
+        spdlog::error("a connection ends: {}", error.what());
     }
     disarm();
     close();
@@ -118,8 +119,9 @@ asio::awaitable<bool> Connection::serve_one() {
     if (buffer_.size() == 0) {
         idle_ = true;
         arm(limits.idle_s);
+        buffer_.shrink_to_fit();  // there may be thousands that only wait
         const auto [error, count] =
-            co_await socket_.async_read_some(buffer_.prepare(kReadBytes), kResult);
+            co_await socket_.async_read_some(buffer_.prepare(kIdleBytes), kResult);
         idle_ = false;
         disarm();
         if (error) co_return false;
@@ -187,6 +189,7 @@ asio::awaitable<bool> Connection::read_until(RequestReader& reader, RequestReade
             offered = true;
             continue;
         }
+        if (expired_) co_return false;  // it passed just when the last bytes came
         // Something in a body that never ends, the extension of a chunk perhaps.
         if (buffer_.size() + kReadBytes > buffer_.max_size()) co_return false;
         const auto [error, count] =

@@ -240,10 +240,18 @@ std::optional<HttpReply> Server::admit(HttpRequest& head) {
                                               head.path.substr(0, kPathShown)),
                        .code = "unknown_route"});
     }
-    if (route == nullptr)
-        return refuse({.status = 405,
-                       .message = fmt::format("{} does not take {}", head.path, head.method),
-                       .code = "method_not_allowed"});
+    if (route == nullptr) {
+        HttpReply reply =
+            refuse({.status = 405,
+                    .message = fmt::format("{} does not take {}", head.path, head.method),
+                    .code = "method_not_allowed"});
+        HttpRequest get;
+        get.method = "GET";
+        get.path = head.path;
+        const bool readable = find(get, path_known) != nullptr;
+        reply.headers.emplace_back("Allow", readable ? "GET, HEAD" : "POST");
+        return reply;
+    }
     if ((route->what & kNeedsModel) != 0 && unready) return refuse(*unready);
     if (route->method == "POST" && !head.header("content-type").starts_with("application/json"))
         return refuse({.status = 415,

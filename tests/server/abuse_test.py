@@ -193,6 +193,7 @@ class Http(Case):
         self.refused(self.server.get("/v1/models/a/b"), 404)
         self.refused(self.server.get("/../../etc/passwd"), 404)
         self.refused(self.server.get(CHAT), 405)
+        self.assertEqual(self.server.get(CHAT).headers["allow"], "POST")
         self.refused(self.server.post("/v1/models", {}), 405)
         self.refused(self.server.post(CHAT, chat(), **{"Content-Type": "text/plain"}), 415)
         self.assertEqual(self.server.send("HEAD", "/health", None).status, 200)
