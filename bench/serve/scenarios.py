@@ -338,19 +338,16 @@ async def full(load):
     """Requests until the queue is full, then probes of how fast it says so."""
     outcome, tokens = Outcome("full"), 4 * load.tokens  # long ones: the queue stays full
     tally = Tally(await alone(load, outcome, tokens))
-    late_s, without, refusals, inside, refused = [], [], 0, set(), asyncio.Event()
+    late_s, crowded_s, without, inside, refused = [], [], [], set(), asyncio.Event()
     begun = time.perf_counter()
 
     async def probe(number, measured):
         """One request. What comes in must be whole too."""
-        nonlocal refusals
         reply = await generate(load.target, load.body(number, tokens), load.patience_s)
         if reply.status != 429:
             return tally.add(number, reply)
         refused.set()
-        refusals += 1
-        if measured:
-            late_s.append(reply.head_s)
+        (late_s if measured else crowded_s).append(reply.head_s)
         if not (reply.headers.get("retry-after") and reply.headers.get("retry-after-ms")):
             without.append(number)
 
@@ -369,10 +366,11 @@ async def full(load):
     if inside:
         await asyncio.wait(inside)
     tally.fill(outcome, time.perf_counter() - begun)
-    outcome.figures.update({"refusal": spread(late_s), "refused": refusals})
+    # Where none that was sent alone was refused, those of the crowd have to do.
+    timed = spread(late_s or crowded_s)
+    refusals, p99_ms = len(late_s) + len(crowded_s), timed["p99_ms"]
+    outcome.figures.update({"refusal": timed, "refused": refusals})
     outcome.check("the queue was full", refusals, f"{tally.whole} requests came in")
-    outcome.check("refusals were timed", late_s, f"none of {refusals}")
-    p99_ms = spread(late_s)["p99_ms"]
     outcome.check(f"99 of 100 refusals come within {load.refusal_ms:g} ms", p99_ms < load.refusal_ms, f"{p99_ms:.2f} ms")
     outcome.check("every 429 has retry-after and retry-after-ms", not without, f"{len(without)} have not")
     tally.judge(outcome)
