@@ -325,6 +325,28 @@ TEST_F(JobsTest, CuttingEndsEverybody) {
     }
 }
 
+// Few tokens and many threads: what the thread sanitizer can afford of a model.
+TEST_F(JobsTest, ThreadsMayAskLookAndLeaveAtAnyTime) {
+    Jobs jobs(bundled(), {.sequences_max = 2}, watchdog_, nullptr);
+    std::vector<std::shared_ptr<Writer>> writers;
+    for (uint32_t i = 0; i < 3; ++i) {
+        JobSpec spec = spec_of(i, Mode::kBase, 2);
+        spec.prompt.resize(1);
+        writers.push_back(make(spec, std::to_string(i)));
+    }
+    std::vector<std::thread> threads;
+    for (const auto& writer : writers)
+        threads.emplace_back([&] { EXPECT_EQ(jobs.submit(writer), Jobs::Submitted::kYes); });
+    threads.emplace_back([&] { writers[0]->cancel(); });
+    threads.emplace_back([&] {
+        for (int i = 0; i < 100; ++i) EXPECT_LE(jobs.load().running, 2u + jobs.full());
+    });
+    for (std::thread& thread : threads) thread.join();
+    for (const auto& writer : writers) writer->wait();
+    EXPECT_TRUE(jobs.wait_done(120));
+    EXPECT_LE(writers[1]->text.size(), 2u);
+}
+
 TEST(WatchdogTest, NoticesWorkThatDoesNotEnd) {
     std::mutex mutex;
     std::condition_variable changed;

@@ -134,7 +134,8 @@ class Life(unittest.TestCase):
     def test_json_logs(self):
         with running.Server("--log", "json") as server:
             server.post(CHAT, chat())
-            server.wait_for('"event":"http"')
+            for event in ("http", "reply"):
+                server.wait_for(f'"event":"{event}"')
             lines = [json.loads(line) for line in server.log().splitlines()]
             reply = next(line for line in lines if line.get("event") == "reply")
             self.assertEqual((reply["mode"], reply["completion"]), ("base", 2))
