@@ -17,11 +17,11 @@ struct AnswerLimits {
     ShowSpecials specials = ShowSpecials::kSkip;
 };
 
-enum class Ended : uint8_t { by_model, at_stop, at_limit, at_context, by_interrupt };
-std::string_view ended_text(Ended ended);
+enum class AnswerEnd : uint8_t { by_model, at_stop, at_limit, at_context, by_interrupt };
+std::string_view answer_end_text(AnswerEnd ended);
 
 struct Answer {
-    Ended ended;
+    AnswerEnd ended;
     std::vector<Token> tokens;  // chosen, the end token included
 };
 

@@ -13,12 +13,15 @@
 namespace tessera {
 
 void add_run(CLI::App& program);
+void add_serve(CLI::App& program);
 void add_inspect(CLI::App& program);
 void add_bench(CLI::App& program);
 void add_bench_activations(CLI::App& bench);
 void add_bench_speculation(CLI::App& bench);
 void add_explain(CLI::App& program);
 void add_compare(CLI::App& program);
+void add_keys(CLI::App& program);
+void add_usage(CLI::App& program);
 
 // The model that comes with the program: beside the sources or, installed, under share/tessera.
 // Throws Error if it is in neither place.

@@ -34,10 +34,13 @@ int main(int argc, char** argv) {
     program.parse_complete_callback(
         [&] { tessera::log_to_stderr(quiet ? spdlog::level::warn : spdlog::level::info); });
     tessera::add_run(program);
+    tessera::add_serve(program);
     tessera::add_inspect(program);
     tessera::add_bench(program);
     tessera::add_explain(program);
     tessera::add_compare(program);
+    tessera::add_keys(program);
+    tessera::add_usage(program);
     if (argc == 1) {
         fmt::print("{}", program.help());
         return 0;

@@ -113,14 +113,14 @@ class Dialogue {
     }
 
     // Continues `prompt` as a text of its own.
-    Ended continue_text(const std::string& prompt) {
+    AnswerEnd continue_text(const std::string& prompt) {
         restart();
         read(model_.encode(prompt));
         return stream(ShowSpecials::kSkip, write_out);
     }
 
     // Answers `question` as the next turn of the conversation.
-    Ended answer_turn(const std::string& question) {
+    AnswerEnd answer_turn(const std::string& question) {
         turns_.push_back({Role::kUser, question});
         RenderOptions render;
         render.enable_thinking = options_.think;
@@ -131,7 +131,7 @@ class Dialogue {
         const auto take = [&](const std::vector<OutputEvent>& events) {
             for (const OutputEvent& event : events) show(event, reply);
         };
-        const Ended ended =
+        const AnswerEnd ended =
             stream(ShowSpecials::kShow, [&](std::string_view text) { take(parser.push(text)); });
         take(parser.finish());
         turns_.push_back(std::move(reply));
@@ -163,8 +163,8 @@ class Dialogue {
         known_ = tokens;
     }
 
-    Ended stream(ShowSpecials specials, const std::function<void(std::string_view)>& write) {
-        if (!session_) return Ended::by_interrupt;
+    AnswerEnd stream(ShowSpecials specials, const std::function<void(std::string_view)>& write) {
+        if (!session_) return AnswerEnd::by_interrupt;
         const Answer answer = stream_answer(model_, *session_,
                                             {options_.tokens_max, options_.stops, specials}, write);
         known_.insert(known_.end(), answer.tokens.begin(), answer.tokens.end());
@@ -202,14 +202,15 @@ int run_once(const Model& model, const RunOptions& options, const std::string& p
     Dialogue dialogue(model, options);
     const bool terminal = isatty(STDOUT_FILENO) == 1 && isatty(STDERR_FILENO) == 1;
     if (terminal && !options.chat) write_aside(prompt);
-    const Ended ended =
+    const AnswerEnd ended =
         options.chat ? dialogue.answer_turn(prompt) : dialogue.continue_text(prompt);
     if (isatty(STDOUT_FILENO) == 1) std::fputc('\n', stderr);
     Stats stats = dialogue.stats();
-    const bool measure = spdlog::should_log(spdlog::level::info) && ended != Ended::by_interrupt;
+    const bool measure =
+        spdlog::should_log(spdlog::level::info) && ended != AnswerEnd::by_interrupt;
     if (measure) stats.read_bandwidth = model.read_bandwidth();
-    spdlog::info("{}; {}", stats.line(), ended_text(ended));
-    return ended == Ended::by_interrupt ? kExitInterrupted : 0;
+    spdlog::info("{}; {}", stats.line(), answer_end_text(ended));
+    return ended == AnswerEnd::by_interrupt ? kExitInterrupted : 0;
 }
 
 // $XDG_STATE_HOME/tessera/history, made if it is not there; empty if there is no home.
@@ -247,10 +248,10 @@ void run_interactive(const Model& model, const RunOptions& options) {
         if (line->empty()) continue;
         add_history(line->c_str());
         try {
-            const Ended ended =
+            const AnswerEnd ended =
                 options.chat ? dialogue->answer_turn(*line) : dialogue->continue_text(*line);
             std::fputc('\n', stdout);
-            write_aside(fmt::format("{}; {}\n", dialogue->stats().line(), ended_text(ended)));
+            write_aside(fmt::format("{}; {}\n", dialogue->stats().line(), answer_end_text(ended)));
         } catch (const Error& error) {
             write_aside(fmt::format("{}\n", error.what()));
             dialogue.emplace(model, options);  // the conversation outgrew the context: a new one

@@ -33,8 +33,9 @@ FLOORS = {
     "src/decode": {"base", "model", "tiles", "weights", "door"},
     "src/engine": {"base", "checkpoint", "text", "model", "tiles", "weights", "plan", "reference", "runtime",
                    "decode", "door"},
+    "src/server": {"base", "door"},
     "include/tessera": {"text"},
-    "apps": {"base", "text", "door"},
+    "apps": {"base", "text", "server", "door"},
     # Tools for those who build the engine: they look where the door does not.
     "apps/inspect.cpp": {"base", "checkpoint", "model", "weights"},
     "apps/explain.cpp": {"base", "checkpoint", "model", "plan"},

@@ -1,6 +1,7 @@
 // Whole steps on one card: a verify step of 8 rows and a drafted block, by one launch and by one a
 // phase, with the time of every kind of phase. Weights are random, or a folder's.
-//   gpu_steps [--shape NAME | --model FOLDER] [--ranks N] [--context N] [--experts N,...] [--rows N,...]
+//   gpu_steps [--shape NAME | --model FOLDER] [--ranks N] [--context N] [--experts N,...] [--rows
+//   N,...]
 //             [--layers N] [--repeats N] [--json FILE]
 #include <algorithm>
 #include <chrono>
@@ -112,8 +113,9 @@ Spread time_of(Walker& walker, const Step& step, uint32_t repeats, cudaStream_t 
 
 std::vector<float> logits_of(const Walker& walker, uint32_t rows) {
     std::vector<float> logits(size_t{rows} * walker.vocab());
-    check_device(cudaMemcpy(logits.data(), walker.logits(), logits.size() * 4, cudaMemcpyDeviceToHost),
-                 "reading logits");
+    check_device(
+        cudaMemcpy(logits.data(), walker.logits(), logits.size() * 4, cudaMemcpyDeviceToHost),
+        "reading logits");
     return logits;
 }
 
@@ -122,8 +124,8 @@ double bytes_of(const Phase& p, double live) {
     return static_cast<double>(phase_bytes(p)) * (p.moe ? live : 1.0);
 }
 
-// What a step spends on each op: from the end of the phase before to the end of its own, by whichever
-// block comes last; and how long a block waits at the barrier before it, on average.
+// What a step spends on each op: from the end of the phase before to the end of its own, by
+// whichever block comes last; and how long a block waits at the barrier before it, on average.
 json by_op(const Walker& walker, double live, double ceiling) {
     const std::vector<Stamp> stamps = walker.stamps();
     const uint32_t blocks = walker.blocks();
@@ -163,14 +165,17 @@ json by_op(const Walker& walker, double live, double ceiling) {
         before = end;
     }
     json out = json::array();
-    fmt::print("    {:<20} {:>6} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>7} {:>6}\n", "phase", "times", "us",
-               "us each", "waits", "prepares", "streams", "finishes", "GB/s", "share");
+    fmt::print("    {:<20} {:>6} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>7} {:>6}\n", "phase",
+               "times", "us", "us each", "waits", "prepares", "streams", "finishes", "GB/s",
+               "share");
     for (const auto& [name, sum] : sums) {
         const double rate = sum.bytes / sum.us * 1e-3;
-        fmt::print("    {:<20} {:>6} {:>9.1f} {:>9.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>7.0f} {:>6}\n", name,
-                   sum.phases, sum.us, sum.us / sum.phases, sum.waited / sum.phases,
-                   sum.prepared / sum.phases, sum.streamed / sum.phases, sum.finished / sum.phases, rate,
-                   ceiling > 0 ? fmt::format("{:.0f} %", 100 * rate / ceiling) : "");
+        fmt::print(
+            "    {:<20} {:>6} {:>9.1f} {:>9.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>7.0f} "
+            "{:>6}\n",
+            name, sum.phases, sum.us, sum.us / sum.phases, sum.waited / sum.phases,
+            sum.prepared / sum.phases, sum.streamed / sum.phases, sum.finished / sum.phases, rate,
+            ceiling > 0 ? fmt::format("{:.0f} %", 100 * rate / ceiling) : "");
         out.push_back({{"phase", name},
                        {"times", sum.phases},
                        {"us", sum.us},
@@ -259,11 +264,13 @@ json measure_target(const Subject& subject, const Arguments& a, uint32_t rows, u
         logits[graph ? 0 : 1] = logits_of(walker, rows);
         const double live = moe > 0 ? 1.0 * walker.live_experts() / moe : 0;
         const double bytes = weight_bytes(walker, live), rate = bytes / ms.median * 1e-6;
-        fmt::print("  {} rows, {:.1f} experts a layer, {:<10} {:8.3f} ms ({:.3f} to {:.3f}), {:.2f} GB, {:.0f} GB/s{}, "
-                   "hash {:016x}\n",
-                   rows, live, graph ? "graph" : "persistent", ms.median, ms.low, ms.high, bytes * 1e-9, rate,
-                   a.ceiling > 0 ? fmt::format(" ({:.0f} %)", 100 * rate / a.ceiling) : "",
-                   hash_of(logits[graph ? 0 : 1]));
+        fmt::print(
+            "  {} rows, {:.1f} experts a layer, {:<10} {:8.3f} ms ({:.3f} to {:.3f}), {:.2f} GB, "
+            "{:.0f} GB/s{}, "
+            "hash {:016x}\n",
+            rows, live, graph ? "graph" : "persistent", ms.median, ms.low, ms.high, bytes * 1e-9,
+            rate, a.ceiling > 0 ? fmt::format(" ({:.0f} %)", 100 * rate / a.ceiling) : "",
+            hash_of(logits[graph ? 0 : 1]));
         json& at = result[graph ? "graph" : "persistent"];
         at = {{"ms", to_json(ms)},
               {"experts", live},
@@ -308,10 +315,12 @@ json measure_drafter(const Subject& subject, const Arguments& a, cudaStream_t st
         const Spread ms = time_of(walker, step, a.repeats, stream);
         logits[graph ? 0 : 1] = logits_of(walker, step.rows);
         const double bytes = weight_bytes(walker, 0), rate = bytes / ms.median * 1e-6;
-        fmt::print("  drafted block, {:<10} {:8.3f} ms ({:.3f} to {:.3f}), {:.2f} GB, {:.0f} GB/s{}, hash {:016x}\n",
-                   graph ? "graph" : "persistent", ms.median, ms.low, ms.high, bytes * 1e-9, rate,
-                   a.ceiling > 0 ? fmt::format(" ({:.0f} %)", 100 * rate / a.ceiling) : "",
-                   hash_of(logits[graph ? 0 : 1]));
+        fmt::print(
+            "  drafted block, {:<10} {:8.3f} ms ({:.3f} to {:.3f}), {:.2f} GB, {:.0f} GB/s{}, hash "
+            "{:016x}\n",
+            graph ? "graph" : "persistent", ms.median, ms.low, ms.high, bytes * 1e-9, rate,
+            a.ceiling > 0 ? fmt::format(" ({:.0f} %)", 100 * rate / a.ceiling) : "",
+            hash_of(logits[graph ? 0 : 1]));
         json& at = result[graph ? "graph" : "persistent"];
         at = {{"ms", to_json(ms)}, {"bytes", bytes}, {"gb_per_s", rate}};
         if (graph) continue;
@@ -358,13 +367,16 @@ int main(int argc, char** argv) {
     CLI::App app("Whole steps on one GPU: gpu_steps --ceiling 3158 --json steps.json");
     app.add_option("--shape", a.shape, "a published model, with random weights: mimo-v2.5-pro");
     app.add_option("--model", a.model, "a folder, instead of random weights");
-    app.add_option("--ranks", a.ranks, "of which one is measured, with random weights")->check(CLI::IsMember({1, 2, 4, 8}));
-    app.add_option("--context", a.context, "positions of a sequence; the step is at its end")->check(CLI::Range(256, 1 << 20));
+    app.add_option("--ranks", a.ranks, "of which one is measured, with random weights")
+        ->check(CLI::IsMember({1, 2, 4, 8}));
+    app.add_option("--context", a.context, "positions of a sequence; the step is at its end")
+        ->check(CLI::Range(256, 1 << 20));
     app.add_option("--layers", a.layers, "instead of all of the shape's");
     app.add_option("--experts", a.experts, "distinct experts a layer, about")->delimiter(',');
     app.add_option("--rows", a.rows, "of a step")->delimiter(',')->check(CLI::Range(1, 8));
     app.add_option("--repeats", a.repeats)->check(CLI::Range(1, 1000));
-    app.add_option("--ceiling", a.ceiling, "GB/s that this card reads, as ground found it: figures become shares");
+    app.add_option("--ceiling", a.ceiling,
+                   "GB/s that this card reads, as ground found it: figures become shares");
     app.add_option("--json", a.out, "where all figures go");
     CLI11_PARSE(app, argc, argv);
     if (!a.model.empty()) a.ranks = 1;

@@ -69,6 +69,10 @@ class Model {
     std::vector<Token> encode_chat(std::span<const Turn> turns, const OrderedJson& tools = nullptr,
                                    const RenderOptions& options = {}) const;
 
+    // The bytes that a token stands for, perhaps part of a character; a special one's spelling.
+    // Empty for ids that are none. Valid while the model is.
+    std::string_view token_bytes(Token token) const;
+
     // Turns tokens into text as they come; must not outlive the model.
     Detokenizer detokenizer(ShowSpecials specials = ShowSpecials::kSkip) const;
 

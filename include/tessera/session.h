@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 
+#include "tessera/likelihood.h"
 #include "tessera/model.h"
 #include "tessera/sampling.h"
 #include "tessera/speculation.h"
@@ -27,6 +28,12 @@ class Session {
     // of a long one; when it says no, the rest is left unread and the answer is false.
     bool append(std::span<const Token> tokens, const std::function<bool()>& go_on = {});
 
+    // The same in pieces, so that others can step in between: begin() reads nothing yet, each
+    // read_on() one piece, at most a step's rows; true once all is read. Until then no token can
+    // be asked for.
+    void begin(std::span<const Token> tokens);
+    bool read_on();
+
     // All that was appended and given, in order; valid until the next call.
     std::span<const Token> text() const;
     uint32_t room() const;  // tokens that still fit the context
@@ -37,10 +44,21 @@ class Session {
     // Returns the length kept, less than wanted.size(): at least one token must be read again.
     uint32_t reuse(std::span<const Token> wanted);
 
+    // Another answer on the same memory: what was read of the text stays, sampling, speculation and
+    // stats() start over. A session that was made with kOff has no memory for a drafter and stays
+    // without one.
+    void restart(const Sampling& sampling, const Speculation& speculation);
+
+    // From here on likelihood() is known, with the `top` most likely tokens; at most kTopMax.
+    void watch_likelihood(uint32_t top);
+
     // ---- the answer
 
     // The next token, chosen and kept. Something was appended before, and room() is not 0.
     Token next();
+
+    // Of the token that next() gave last, after watch_likelihood(); valid until the next call.
+    const Likelihood& likelihood() const;
 
     // Tokens that next() has at hand without a step of the model.
     uint32_t ready() const;

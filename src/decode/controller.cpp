@@ -148,8 +148,8 @@ Controller::Controller(const ControllerOptions& options, const Costs& costs,
 Controller::Plan Controller::plan(uint32_t suffix_length, uint32_t room) {
     constexpr Plan kNone = {DraftSource::none, 0};
     room = std::min(room, options_.max_draft);
-    if (room == 0 || options_.mode == Mode::off) return kNone;
-    if (options_.mode == Mode::fixed) {
+    if (room == 0 || options_.mode == DraftMode::off) return kNone;
+    if (options_.mode == DraftMode::fixed) {
         return options_.has_drafter ? Plan{DraftSource::block, room} : kNone;
     }
     if (wants_baseline()) return kNone;
@@ -231,7 +231,7 @@ double Controller::block_worth() const {
 uint32_t Controller::depth(std::span<const float> confidence) {
     CHECK(confidence.size() < kRowsMax);
     const auto size = static_cast<uint32_t>(confidence.size());
-    if (options_.mode != Mode::automatic) return size;
+    if (options_.mode != DraftMode::automatic) return size;
     if (const uint32_t unmeasured = unmeasured_depth(size); unmeasured > 0) return unmeasured;
     uint32_t best = 0;
     double best_worth = worth(1, costs_.step_seconds(1));
@@ -308,7 +308,7 @@ double Controller::typical(const Outcome& outcome) const {
 void Controller::observe_block(uint32_t tokens, double seconds) {
     block_.add(tokens, seconds);
     ++trial_steps_;
-    if (options_.mode != Mode::automatic || costs_.samples(1) == 0) return;
+    if (options_.mode != DraftMode::automatic || costs_.samples(1) == 0) return;
     const bool pays = block_.per_second() >= baseline();
     if (probing_) {
         if (trial_steps_ < kProbeSteps) return;

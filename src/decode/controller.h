@@ -15,7 +15,7 @@
 
 namespace tessera {
 
-enum class Mode : uint8_t {
+enum class DraftMode : uint8_t {
     off,        // no speculation
     automatic,  // as deep as pays, not at all where nothing does
     fixed,      // always the drafter's whole block; for measurements
@@ -24,7 +24,7 @@ enum class Mode : uint8_t {
 enum class DraftSource : uint8_t { none, block, suffix };
 
 struct ControllerOptions {
-    Mode mode = Mode::automatic;
+    DraftMode mode = DraftMode::automatic;
     uint32_t max_draft = kRowsMax - 1;  // drafts verified in a step, 1 to kRowsMax - 1
     bool has_drafter = true;
 };

@@ -1,6 +1,7 @@
 #include "decode/stream.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
 #include "tiles/kernels.h"
@@ -14,14 +15,40 @@ float probability(std::span<const float> logits, uint32_t token, float temperatu
     return 1.0f / std::max(sum, 1.0f);
 }
 
+Likelihood likelihood_of(std::span<const float> logits, uint32_t token, uint32_t top) {
+    CHECK(token < logits.size() && top <= Likelihood::kTopMax);
+    const float highest = *std::ranges::max_element(logits);
+    const float sum =
+        best_kernels().exp_sum(logits.data(), static_cast<uint32_t>(logits.size()), 1.0f, highest);
+    const float all = highest + std::log(sum);
+    Likelihood likelihood;
+    likelihood.log_probability = logits[token] - all;
+    for (uint32_t id = 0; id < logits.size() && top > 0; ++id) {
+        const float value = logits[id] - all;
+        uint32_t& count = likelihood.top_count;
+        if (count == top && !(value > likelihood.top[count - 1].log_probability)) continue;
+        uint32_t at = count < top ? count++ : count - 1;
+        for (; at > 0 && value > likelihood.top[at - 1].log_probability; --at)
+            likelihood.top[at] = likelihood.top[at - 1];
+        likelihood.top[at] = {id, value};
+    }
+    return likelihood;
+}
+
 Stream::Stream(const Sampling& sampling, const ControllerOptions& options, const Costs& costs,
                uint32_t context, uint32_t vocab, const Experience* before)
     : sampler_(sampling, vocab),
       temperature_(sampling.temperature),
       controller_(options, costs, before),
       suffix_(context),
-      context_(context) {
+      context_(context),
+      presence_penalty_(sampling.presence_penalty),
+      frequency_penalty_(sampling.frequency_penalty) {
     tokens_.reserve(context);
+    if (presence_penalty_ == 0 && frequency_penalty_ == 0) return;
+    counts_.resize(vocab);
+    penalized_.resize(vocab);
+    counted_.reserve(vocab);
 }
 
 // ------------------------------------------------------------------ the text
@@ -43,6 +70,9 @@ void Stream::push(uint32_t token) {
 
 void Stream::append(std::span<const uint32_t> tokens) {
     truncate(taken_);
+    // Penalties are for what an answer repeats of itself.
+    for (const uint32_t token : counted_) counts_[token] = 0;
+    counted_.clear();
     for (const uint32_t token : tokens) push(token);
     taken_ = static_cast<uint32_t>(tokens_.size());
 }
@@ -58,7 +88,33 @@ void Stream::truncate(uint32_t length) {
 
 void Stream::choose(std::span<const float> logits) {
     CHECK(ready() == 0);
-    push(sampler_.choose(logits, tokens_.size()));
+    choose_and_push(logits);
+}
+
+void Stream::choose_and_push(std::span<const float> logits) {
+    const uint32_t token = sampler_.choose(penalized(logits), tokens_.size());
+    if (watching_) likelihoods_[tokens_.size() % kRowsMax] = likelihood_of(logits, token, top_);
+    if (!counts_.empty() && counts_[token]++ == 0) counted_.push_back(token);
+    push(token);
+}
+
+std::span<const float> Stream::penalized(std::span<const float> logits) {
+    if (counted_.empty()) return logits;
+    std::ranges::copy(logits, penalized_.begin());
+    for (const uint32_t token : counted_)
+        penalized_[token] -=
+            presence_penalty_ + frequency_penalty_ * static_cast<float>(counts_[token]);
+    return penalized_;
+}
+
+void Stream::watch_likelihood(uint32_t top) {
+    watching_ = true;
+    top_ = top;
+}
+
+const Likelihood& Stream::likelihood() const {
+    CHECK(watching_ && taken_ > 0);
+    return likelihoods_[(taken_ - 1) % kRowsMax];
 }
 
 Controller::Plan Stream::plan(uint32_t rows_max) {
@@ -78,7 +134,8 @@ void Stream::draft(const Logits& slots) {
     CHECK(plan_.source == DraftSource::block);
     for (uint32_t i = 0; i < plan_.count; ++i) {
         const std::span<const float> logits = slots(i + 1);
-        rows_[i + 1] = sampler_.choose(logits, tokens_.size() + i);
+        // Without the penalties of the block's own drafts: they cost agreement, never a token.
+        rows_[i + 1] = sampler_.choose(penalized(logits), tokens_.size() + i);
         confidence_[i] = probability(logits, rows_[i + 1], temperature_);
     }
     confidences_ = plan_.count;
@@ -88,8 +145,8 @@ void Stream::draft(const Logits& slots) {
 uint32_t Stream::accept(const Logits& rows) {
     accepted_ = 0;
     for (uint32_t row = 0;; ++row) {
-        const uint32_t token = sampler_.choose(rows(row), tokens_.size());
-        push(token);
+        choose_and_push(rows(row));
+        const uint32_t token = tokens_.back();
         if (row + 1 == row_count_ || rows_[row + 1] != token) break;
         ++accepted_;
     }

@@ -22,6 +22,7 @@
 #include "decode/controller.h"
 #include "decode/sample.h"
 #include "decode/suffix.h"
+#include "tessera/likelihood.h"
 #include "tessera/stats.h"
 
 namespace tessera {
@@ -29,6 +30,9 @@ namespace tessera {
 // The probability [0, 1] of a token at a temperature (0: at 1); of one that is not the most likely,
 // more than it has, as if those more likely were as likely as it.
 float probability(std::span<const float> logits, uint32_t token, float temperature);
+
+// What is known of `token`, with the `top` most likely ones.
+Likelihood likelihood_of(std::span<const float> logits, uint32_t token, uint32_t top);
 
 class Stream {
   public:
@@ -49,6 +53,10 @@ class Stream {
     // Chosen, and not taken yet.
     uint32_t ready() const { return static_cast<uint32_t>(tokens_.size()) - taken_; }
     uint32_t take();
+
+    // From here on likelihood() of the token that was taken last is known; until the next step.
+    void watch_likelihood(uint32_t top);
+    const Likelihood& likelihood() const;
 
     // Both drop what is ready: nobody has seen it.
     void append(std::span<const uint32_t> tokens);
@@ -84,6 +92,8 @@ class Stream {
 
   private:
     void push(uint32_t token);
+    void choose_and_push(std::span<const float> logits);
+    std::span<const float> penalized(std::span<const float> logits);
 
     Sampler sampler_;
     float temperature_;
@@ -92,6 +102,15 @@ class Stream {
     uint32_t context_;
     std::vector<uint32_t> tokens_;  // context: the text, and what is ready
     uint32_t taken_ = 0;
+
+    // Penalties: how often each token stands in the answer, and which do. Empty without them.
+    float presence_penalty_, frequency_penalty_;
+    std::vector<uint32_t> counts_, counted_;
+    std::vector<float> penalized_;
+
+    bool watching_ = false;
+    uint32_t top_ = 0;
+    std::array<Likelihood, kRowsMax> likelihoods_{};  // of the last tokens, by place % kRowsMax
 
     Controller::Plan plan_{};
     std::array<uint32_t, kRowsMax> rows_{};

@@ -217,6 +217,10 @@ std::vector<Token> Model::encode_chat(std::span<const Turn> turns, const Ordered
     return ChatEncoder(parts_->tokenizer).encode(render(turns, tools, options));
 }
 
+std::string_view Model::token_bytes(Token token) const {
+    return parts_->tokenizer.token_bytes(token);
+}
+
 Detokenizer Model::detokenizer(ShowSpecials specials) const {
     return Detokenizer(parts_->tokenizer, specials);
 }

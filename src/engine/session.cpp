@@ -19,33 +19,39 @@ double seconds_since(Clock::time_point begun) {
     return std::chrono::duration<double>(Clock::now() - begun).count();
 }
 
-ControllerOptions controller_options(const Speculation& speculation, const Backend& backend) {
+ControllerOptions controller_options(const Speculation& speculation, const Backend& backend,
+                                     const Text& text) {
     ControllerOptions options;
-    options.mode = speculation.mode == Speculate::kOff     ? Mode::off
-                   : speculation.mode == Speculate::kFixed ? Mode::fixed
-                                                           : Mode::automatic;
+    options.mode = speculation.mode == Speculate::kOff     ? DraftMode::off
+                   : speculation.mode == Speculate::kFixed ? DraftMode::fixed
+                                                           : DraftMode::automatic;
     options.max_draft = std::clamp(speculation.max_draft, 1u, kRowsMax - 1);
-    options.has_drafter = backend.has_drafter();
+    options.has_drafter = backend.has_drafter() && text.drafts();
     // A published block may be shorter than what a step can verify: it has no slots beyond.
     if (options.has_drafter)
         options.max_draft = std::min(options.max_draft, backend.draft_block() - 1);
-    if (!backend.has_drafter() && options.mode == Mode::fixed) options.mode = Mode::off;
+    if (!options.has_drafter && options.mode == DraftMode::fixed) options.mode = DraftMode::off;
     return options;
 }
 
 }  // namespace
 
 struct Session::State {
-    State(Model from, const Sampling& sampling, const Speculation& speculation)
+    // On the memory of `before`, or on new memory.
+    State(Model from, const Sampling& sampling, const Speculation& speculation,
+          std::unique_ptr<Text> before = nullptr)
         : model(std::move(from)),
-          text(backend().begin(speculation.mode != Speculate::kOff)),
+          text(before ? std::move(before) : backend().begin(speculation.mode != Speculate::kOff)),
+          speculates(speculation.mode != Speculate::kOff),
           learns(speculation.mode == Speculate::kAuto),
           learnt(parts().experience_at(sampling.temperature)),
-          stream(make_stream(sampling, speculation)) {}
+          stream(make_stream(sampling, speculation)) {
+        logits.resize(model.info().vocab);
+    }
 
     Stream make_stream(const Sampling& sampling, const Speculation& speculation) const {
         const std::scoped_lock lock(parts().turn);
-        return {sampling,           controller_options(speculation, backend()),
+        return {sampling,           controller_options(speculation, backend(), *text),
                 parts().costs,      model.info().context_tokens,
                 model.info().vocab, learns && learnt ? &*learnt : nullptr};
     }
@@ -56,14 +62,23 @@ struct Session::State {
     // Whether the drafter will want what the model leaves of the next rows: not while it pauses for
     // longer than it looks back.
     bool wants_taps() const {
-        return stream.controller().plans_until_probe() <= backend().draft_window();
+        return speculates && stream.controller().plans_until_probe() <= backend().draft_window();
+    }
+
+    // What was to be read and was not is no longer part of the text.
+    void drop_unread() {
+        if (reading) stream.truncate(text->length());
+        reading = false;
     }
 
     Model model;
     std::unique_ptr<Text> text;
+    bool speculates;
     bool learns;  // for later sessions
     std::optional<Experience>& learnt;
     Stream stream;
+    bool reading = false;       // begin() was called, and read_on() has not come to the end
+    uint32_t known_unread = 0;  // of what is to be read, tokens that the text had before
     // After a prompt the model has read all of the text, and the logits of its end are kept here.
     bool first_logits = false;
     std::vector<float> logits;
@@ -72,9 +87,7 @@ struct Session::State {
 };
 
 Session::Session(Model model, const Sampling& sampling, const Speculation& speculation)
-    : state_(std::make_unique<State>(std::move(model), sampling, speculation)) {
-    state_->logits.resize(state_->model.info().vocab);
-}
+    : state_(std::make_unique<State>(std::move(model), sampling, speculation)) {}
 
 Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session&&) noexcept = default;
@@ -83,35 +96,56 @@ Session::~Session() = default;
 // ------------------------------------------------------------------ the text
 
 bool Session::append(std::span<const Token> tokens, const std::function<bool()>& go_on) {
+    begin(tokens);
+    while (!read_on()) {
+        if (go_on && !go_on()) {
+            state_->drop_unread();
+            return false;
+        }
+    }
+    return true;
+}
+
+void Session::begin(std::span<const Token> tokens) {
     CHECK(tokens.size() <= room());
     State& s = *state_;
     const std::scoped_lock lock(s.parts().turn);
-    const auto begun = Clock::now();
+    s.drop_unread();
     const auto before = static_cast<uint32_t>(s.stream.text().size());
     s.stream.append(tokens);
     // What was drafted and verified beyond the last token that was given is dropped.
     const uint32_t read = s.text->rewind(std::min(s.text->length(), before));
-    const std::span<const Token> text = s.stream.text();
     if (read > 0) s.text->mark();
-    if (read < text.size()) s.first_logits = false;
-    bool whole = true;
-    for (uint32_t at = read; at < text.size() && whole;) {
-        const auto count =
-            std::min<uint32_t>(kStepRowsMax, static_cast<uint32_t>(text.size()) - at);
-        const Backend::Reading reading{s.text.get(), text.subspan(at, count)};
-        s.backend().read(std::span(&reading, 1), count - 1);
-        if (at + count == text.size()) {
+    if (read < s.stream.text().size()) s.first_logits = false;
+    s.known_unread = before - read;
+    s.reading = true;
+}
+
+bool Session::read_on() {
+    State& s = *state_;
+    CHECK(s.reading);
+    const std::scoped_lock lock(s.parts().turn);
+    const auto begun = Clock::now();
+    const std::span<const Token> text = s.stream.text();
+    const uint32_t at = s.text->length();
+    const auto count = std::min<uint32_t>(kStepRowsMax, static_cast<uint32_t>(text.size()) - at);
+    if (count > 0) {
+        const Backend::Reading piece{s.text.get(), text.subspan(at, count), s.speculates};
+        s.backend().read(std::span(&piece, 1), count - 1);
+    }
+    s.reading = at + count < text.size();
+    if (!s.reading) {
+        if (count > 0) {
             std::ranges::copy(s.backend().logits(count - 1), s.logits.begin());
             s.first_logits = true;
         }
-        at += count;
-        whole = at == text.size() || !go_on || go_on();
+        s.text->mark();
     }
-    if (!whole) s.stream.truncate(s.text->length());
-    if (whole) s.text->mark();
-    s.stream.stats().prompt_tokens += static_cast<uint32_t>(s.stream.text().size()) - before;
+    const uint32_t known = std::min(count, s.known_unread);
+    s.known_unread -= known;
+    s.stream.stats().prompt_tokens += count - known;
     s.stream.stats().prompt_seconds += seconds_since(begun);
-    return whole;
+    return !s.reading;
 }
 
 std::span<const Token> Session::text() const {
@@ -125,6 +159,7 @@ uint32_t Session::room() const {
 uint32_t Session::reuse(std::span<const Token> wanted) {
     State& s = *state_;
     const std::scoped_lock lock(s.parts().turn);
+    s.drop_unread();
     const std::span<const Token> text = s.stream.text();
     const auto same = static_cast<uint32_t>(std::ranges::mismatch(text, wanted).in1 - text.begin());
     uint32_t kept = std::min<uint32_t>(same, static_cast<uint32_t>(wanted.size()) - 1);
@@ -135,7 +170,28 @@ uint32_t Session::reuse(std::span<const Token> wanted) {
     return kept;
 }
 
+void Session::restart(const Sampling& sampling, const Speculation& speculation) {
+    State& s = *state_;
+    s.drop_unread();
+    // The logits of the end hold whatever is chosen from them.
+    const bool first_logits = s.first_logits;
+    auto fresh = std::make_unique<State>(s.model, sampling, speculation, std::move(s.text));
+    fresh->stream.append(s.stream.text());
+    fresh->first_logits = first_logits;
+    fresh->logits = std::move(s.logits);
+    state_ = std::move(fresh);
+}
+
+void Session::watch_likelihood(uint32_t top) {
+    CHECK(top <= Likelihood::kTopMax);
+    state_->stream.watch_likelihood(top);
+}
+
 // ------------------------------------------------------------------ the answer
+
+const Likelihood& Session::likelihood() const {
+    return state_->stream.likelihood();
+}
 
 uint32_t Session::ready() const {
     return state_->stream.ready();
@@ -166,7 +222,8 @@ void Session::step(std::span<Session* const> sessions) {
     size_t count = 0;
     for (Session* const session : sessions) {
         State& s = *session->state_;
-        CHECK(&s.backend() == &backend && s.stream.room() > 0 && !s.stream.text().empty());
+        CHECK(&s.backend() == &backend && s.stream.room() > 0 && !s.stream.text().empty() &&
+              !s.reading);
         if (s.stream.ready() > 0) continue;
         if (s.first_logits) {
             const auto begun = Clock::now();

@@ -249,6 +249,7 @@ std::vector<Piece> render(std::span<const Turn> turns, const OrderedJson& tools,
     if (options.add_generation_prompt) {
         prompt.turn_begin("assistant");
         if (!options.enable_thinking) prompt.words("<think></think>");
+        prompt.words(options.reply_begins);
     }
     return prompt.take();
 }

@@ -37,6 +37,8 @@ struct RenderOptions {
     bool enable_thinking = true;  // off: the prompt ends with an empty, closed reasoning
     bool keep_all_reasoning =
         true;  // off: only assistant turns after the last user turn keep theirs
+    // What the reply begins with, written by the caller: spellings of markers in it are markers.
+    std::string reply_begins = {};
 };
 
 enum class Marker : uint8_t {

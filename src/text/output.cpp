@@ -57,8 +57,9 @@ std::string json_string(std::string_view text) {
 
 }  // namespace
 
-OutputParser::OutputParser(Opening opening, const OrderedJson& tools)
-    : state_(opening == Opening::kReasoningMayOpen ? State::kOpening : State::kContent) {
+OutputParser::OutputParser(Opening opening, const OrderedJson& tools, Calls calls)
+    : state_(opening == Opening::kReasoningMayOpen ? State::kOpening : State::kContent),
+      calls_(calls) {
     if (!tools.is_array()) return;
     for (const OrderedJson& tool : tools) {
         const OrderedJson& function =
@@ -107,6 +108,11 @@ bool OutputParser::step() {
 }
 
 bool OutputParser::step_content() {
+    if (calls_ == Calls::kAsText) {
+        emit(Kind::kContent, rest());
+        read_ = pending_.size();
+        return false;
+    }
     if (!emit_until(kCallBegin, Kind::kContent)) return false;
     held_ = kCallBegin;
     state_ = State::kCallTag;

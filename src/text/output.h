@@ -41,6 +41,12 @@ struct OutputEvent {
     bool operator==(const OutputEvent&) const = default;
 };
 
+// What <tool_call> in a reply means.
+enum class Calls : uint8_t {
+    kParse,   // a call
+    kAsText,  // content, tags and all: for somebody who offered no tools
+};
+
 // One per reply. Events depend on the text alone: however it is cut, the same kinds come in the
 // same order and their joined texts are the same. Time is linear in the text.
 class OutputParser {
@@ -48,7 +54,7 @@ class OutputParser {
     // `tools` as in render(): they say which parameters are not strings. A value of a parameter
     // whose schema names types, none of them "string", is kept as JSON if it is JSON (or Python's
     // True, False, None, as the prompt spells them); every other value becomes a string, verbatim.
-    OutputParser(Opening opening, const OrderedJson& tools);
+    OutputParser(Opening opening, const OrderedJson& tools, Calls calls = Calls::kParse);
 
     // Reads more of the reply (UTF-8; special tokens shown, the end-of-turn token left out) and
     // gives what is certain now. Text that may yet turn out to be a tag is held back.
@@ -87,6 +93,7 @@ class OutputParser {
     std::string_view rest() const { return std::string_view(pending_).substr(read_); }
 
     State state_;
+    Calls calls_;
     std::string pending_;  // read so far up to read_
     size_t read_ = 0;
     std::string held_;                  // tags and space that become content if the grammar breaks

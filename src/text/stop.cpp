@@ -23,6 +23,7 @@ std::string StopFinder::push(std::string_view text) {
         if (end < first_end || (end == first_end && found < begin)) {
             first_end = end;
             begin = found;
+            stop_ = stop;
         }
     }
     if (begin != held_.npos) {

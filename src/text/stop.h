@@ -21,11 +21,13 @@ class StopFinder {
     std::string finish();
 
     bool stopped() const { return stopped_; }
+    const std::string& stop() const { return stop_; }  // the one that was complete; else empty
 
   private:
     std::vector<std::string> stops_;
     std::string held_;  // shorter than the longest stop string between calls
     size_t longest_ = 0;
+    std::string stop_;
     bool stopped_ = false;
 };
 

@@ -1,14 +1,14 @@
-// Attention on the GPU: 16 queries of one kv head (its query heads times rows of one sequence) over one
-// chunk of keys, by all warps. Keys and values are bf16 and lie in tiles of 16 positions, so that a lane
-// finds the operands of its mma as 32-bit words:
+// Attention on the GPU: 16 queries of one kv head (its query heads times rows of one sequence) over
+// one chunk of keys, by all warps. Keys and values are bf16 and lie in tiles of 16 positions, so
+// that a lane finds the operands of its mma as 32-bit words:
 //
 //   keys    [head_dim / 2][16 positions][2 dims]     scores:  queries x dims times dims x keys
 //   values  [8 pairs of positions][v_head_dim][2]    outputs: queries x keys times keys x dims
 //
-// A probability is multiplied as two bf16 terms, which leaves an error of 2^-17 of it. A warp has sums
-// for 32 dims of the values: where there are more, warps share keys. It takes the tiles of a chunk that are
-// its own by their place in the chunk, and chunks begin at fixed positions: a query's sums are made in the
-// same order whoever is beside it.
+// A probability is multiplied as two bf16 terms, which leaves an error of 2^-17 of it. A warp has
+// sums for 32 dims of the values: where there are more, warps share keys. It takes the tiles of a
+// chunk that are its own by their place in the chunk, and chunks begin at fixed positions: a
+// query's sums are made in the same order whoever is beside it.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@
 
 namespace tessera::gpu {
 
-inline constexpr uint32_t kQueries = 16;       // of a task: the M of an mma
-inline constexpr uint32_t kValueDims = 32;    // of values, that one warp has sums for
+inline constexpr uint32_t kQueries = 16;    // of a task: the M of an mma
+inline constexpr uint32_t kValueDims = 32;  // of values, that one warp has sums for
 inline constexpr float kLog2e = 1.4426950408889634f;
 
 struct AttentionTile {
@@ -39,15 +39,17 @@ __device__ inline float exp2_approx(float x) {
     return y;
 }
 
-// What one warp has of its 16 queries: rows lane / 4 and lane / 4 + 8. Scores are in units of log 2.
+// What one warp has of its 16 queries: rows lane / 4 and lane / 4 + 8. Scores are in units of
+// log 2.
 struct AttentionSums {
     float highest[2] = {-INFINITY, -INFINITY};
     float total[2] = {0, 0};
     Sums out[kValueDims / 8];  // by 8 dims: .at[0..1] of the first row, [2..3] of the second
 };
 
-// 16 queries as operands, in shared memory: [head_dim / 16][32 lanes], for all warps. One warp writes
-// the operands of one `step` of 16 dims: row `low` is lane / 4's, `high` the one 8 further; null: zeros.
+// 16 queries as operands, in shared memory: [head_dim / 16][32 lanes], for all warps. One warp
+// writes the operands of one `step` of 16 dims: row `low` is lane / 4's, `high` the one 8 further;
+// null: zeros.
 __device__ inline void store_queries(const uint16_t* low, const uint16_t* high, uint32_t step,
                                      uint4* queries) {
     const uint32_t lane = threadIdx.x % 32, dim = step * 16 + lane % 4 * 2;
@@ -58,8 +60,8 @@ __device__ inline void store_queries(const uint16_t* low, const uint16_t* high, 
                                  word(high, dim + 8)};
 }
 
-// Adds one tile of 16 keys, to sums of value dims [first_dim, first_dim + kValueDims). `scale` is that of
-// a score times log2(e). All lanes of the warp.
+// Adds one tile of 16 keys, to sums of value dims [first_dim, first_dim + kValueDims). `scale` is
+// that of a score times log2(e). All lanes of the warp.
 __device__ inline void attend_tile(const uint4* queries, const AttentionTile& tile,
                                    const Seen seen[2], uint32_t head_dim, uint32_t v_head_dim,
                                    uint32_t first_dim, float scale, AttentionSums& sums) {
@@ -82,8 +84,8 @@ __device__ inline void attend_tile(const uint4* queries, const AttentionTile& ti
         for (uint32_t i = 0; i < 4; ++i) {
             float& score = scores[i / 2].at[2 * row + i % 2];
             const uint32_t position = tile.position + i / 2 * 8 + 2 * q + i % 2;
-            score = position >= seen[row].first && position < seen[row].end ? score * scale
-                                                                            : -INFINITY;
+            score =
+                position >= seen[row].first && position < seen[row].end ? score * scale : -INFINITY;
             highest = fmaxf(highest, score);
         }
         highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
@@ -132,8 +134,8 @@ constexpr __host__ __device__ uint32_t part_floats(uint32_t v_head_dim) {
     return kQueries * (v_head_dim + 2);
 }
 
-__device__ inline void store_part(const AttentionSums& sums, uint32_t v_head_dim, uint32_t first_dim,
-                                  float* part) {
+__device__ inline void store_part(const AttentionSums& sums, uint32_t v_head_dim,
+                                  uint32_t first_dim, float* part) {
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
 #pragma unroll
     for (uint32_t row = 0; row < 2; ++row) {
@@ -152,15 +154,16 @@ __device__ inline void store_part(const AttentionSums& sums, uint32_t v_head_dim
     }
 }
 
-// Four values of query `query`, from dim `dim`, of `count` parts in their order, with the numbers that
-// the merged part has of the query. The parts' numbers are read at `numbers`, `number_stride` apart.
+// Four values of query `query`, from dim `dim`, of `count` parts in their order, with the numbers
+// that the merged part has of the query. The parts' numbers are read at `numbers`, `number_stride`
+// apart.
 struct Merged {
     float highest, total;
     float4 value;
 };
-__device__ inline Merged merge_parts(const float* numbers, uint32_t number_stride, const float* parts,
-                                     uint32_t stride, uint32_t count, uint32_t query, uint32_t dim,
-                                     uint32_t v_head_dim) {
+__device__ inline Merged merge_parts(const float* numbers, uint32_t number_stride,
+                                     const float* parts, uint32_t stride, uint32_t count,
+                                     uint32_t query, uint32_t dim, uint32_t v_head_dim) {
     Merged m{-INFINITY, 0, {}};
 #pragma unroll 2
     for (uint32_t i = 0; i < count; ++i)
@@ -180,7 +183,8 @@ __device__ inline Merged merge_parts(const float* numbers, uint32_t number_strid
     return m;
 }
 
-// What the merged values are multiplied by; a sink is one more logit without a value (-infinity: none).
+// What the merged values are multiplied by; a sink is one more logit without a value (-infinity:
+// none).
 __device__ inline float output_share(const Merged& m, float sink) {
     const float top = fmaxf(m.highest, sink * kLog2e);
     const float share = exp2_approx(m.highest - top);

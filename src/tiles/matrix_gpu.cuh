@@ -1,19 +1,19 @@
-// One panel of a matrix against eight tokens, by one warp: the matrix kernels of the GPU. It reads the
-// CPU's tile order (tiles/packed.h) as it is: weights are the M operand of mma.m16n8k16, a unit's 16
-// rows by 16 columns, and the eight tokens are N. Sums are float, one after another in the order of
-// columns; a token's sum does not depend on the others'.
+// One panel of a matrix against eight tokens, by one warp: the matrix kernels of the GPU. It reads
+// the CPU's tile order (tiles/packed.h) as it is: weights are the M operand of mma.m16n8k16, a
+// unit's 16 rows by 16 columns, and the eight tokens are N. Sums are float, one after another in
+// the order of columns; a token's sum does not depend on the others'.
 //
-// The tile order was made for lanes of a vector, and fits a warp without a move: of the 64-byte group
-// (4 bytes of each of 16 rows) a lane takes the 8 bytes of two neighbouring rows, so that a warp reads
-// four groups in one go, 256 bytes without a bank conflict. The mma's rows r and r + 8 are then the unit's
-// rows 2r and 2r + 1, and which columns meet in which step of k is the lanes' own matter as long as
-// weights and activations agree.
+// The tile order was made for lanes of a vector, and fits a warp without a move: of the 64-byte
+// group (4 bytes of each of 16 rows) a lane takes the 8 bytes of two neighbouring rows, so that a
+// warp reads four groups in one go, 256 bytes without a bank conflict. The mma's rows r and r + 8
+// are then the unit's rows 2r and 2r + 1, and which columns meet in which step of k is the lanes'
+// own matter as long as weights and activations agree.
 //
 //   format  a lane reads of a step         becomes bf16 by
 //   mxfp4   8 columns of 2 rows            bits moved to their places: exact
-//   fp8     4 columns of 2 rows            e4m3 -> half -> float, times the scale, rounded: as published
-//   bf16    2 x 2 columns of 2 rows        nothing
-//   f32     4 columns of 2 rows            three bf16 terms that add up to it exactly: three mma
+//   fp8     4 columns of 2 rows            e4m3 -> half -> float, times the scale, rounded: as
+//   published bf16    2 x 2 columns of 2 rows        nothing f32     4 columns of 2 rows three bf16
+//   terms that add up to it exactly: three mma
 #pragma once
 
 #include <cstddef>
@@ -37,9 +37,10 @@ constexpr __host__ __device__ uint32_t activation_stride(uint32_t columns) {
     return (columns + 127) / 128 * 128 + 32;
 }
 
-// Activations are multiplied by 2^64 on their way into shared memory, which is exact, since e2m1's bits in
-// the places of a bf16 are 2^-126 of their value: weights of mxfp4 then need no multiplication of their
-// own, their block's scale comes to the sums of 32 columns, and nothing in between is too small for a float.
+// Activations are multiplied by 2^64 on their way into shared memory, which is exact, since e2m1's
+// bits in the places of a bf16 are 2^-126 of their value: weights of mxfp4 then need no
+// multiplication of their own, their block's scale comes to the sums of 32 columns, and nothing in
+// between is too small for a float.
 inline constexpr float kActivationScale = 0x1p64f;
 
 // What sums are multiplied by when all columns are in.
@@ -61,7 +62,8 @@ struct TwoSums {
 
 __device__ inline void mma(Sums& c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                            uint32_t b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(c.at[0]), "+f"(c.at[1]), "+f"(c.at[2]), "+f"(c.at[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
@@ -76,12 +78,13 @@ __device__ inline uint32_t e2m1_pair(uint32_t word) {
     return (rest & 0x01c001c0u) | (sign & 0x80008000u);
 }
 
-// Four columns of fp8 (bytes 0, 2, 1, 3) times their scale, rounded to bf16. e4m3's bits in a float's
-// places are 2^-120 of its value, subnormals too: `scale` is 2^120 of the block's. (The conversions of the
-// instruction set take twice as long.)
+// Four columns of fp8 (bytes 0, 2, 1, 3) times their scale, rounded to bf16. e4m3's bits in a
+// float's places are 2^-120 of its value, subnormals too: `scale` is 2^120 of the block's. (The
+// conversions of the instruction set take twice as long.)
 __device__ inline uint2 e4m3_columns(uint32_t word, float scale) {
     const auto value = [&](uint32_t top) {
-        return __uint_as_float(static_cast<uint32_t>(static_cast<int32_t>(top) >> 4) & 0x87f00000u) *
+        return __uint_as_float(static_cast<uint32_t>(static_cast<int32_t>(top) >> 4) &
+                               0x87f00000u) *
                scale;
     };
     return {pack_bf16(value(word << 24), value(word << 8)),
@@ -112,13 +115,16 @@ constexpr __host__ __device__ uint32_t piece_bytes(Format format) {
     return panel_bytes(format) / (kPanelColumns / piece_columns(format));
 }
 
-// Adds a piece's products with its columns of the activations to the lane's sums. `token`: where those of
-// token lane / 4 begin.
+// Adds a piece's products with its columns of the activations to the lane's sums. `token`: where
+// those of token lane / 4 begin.
 template <Format format>
-__device__ inline void multiply_piece(const std::byte* piece, const uint16_t* token, TwoSums& sums) {
+__device__ inline void multiply_piece(const std::byte* piece, const uint16_t* token,
+                                      TwoSums& sums) {
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     const std::byte* const groups = piece + panel_scale_bytes(format) + g * 8;
-    const auto group = [&](uint32_t index) { return load_shared<uint2>(groups + index * kGroupBytes); };
+    const auto group = [&](uint32_t index) {
+        return load_shared<uint2>(groups + index * kGroupBytes);
+    };
     if constexpr (format == Format::mxfp4) {
 #pragma unroll
         for (uint32_t block = 0; block < 4; ++block) {
@@ -126,10 +132,10 @@ __device__ inline void multiply_piece(const std::byte* piece, const uint16_t* to
             const uint4 x = load_shared<uint4>(token + (4 * block + q) * 8);
             const uint32_t scales = load_shared<uint16_t>(piece + block * kUnitRows + 2 * g);
             Sums of_block;
-            mma(of_block, e2m1_pair<0>(w.x), e2m1_pair<0>(w.y), e2m1_pair<1>(w.x), e2m1_pair<1>(w.y),
-                x.x, x.y);
-            mma(of_block, e2m1_pair<2>(w.x), e2m1_pair<2>(w.y), e2m1_pair<3>(w.x), e2m1_pair<3>(w.y),
-                x.z, x.w);
+            mma(of_block, e2m1_pair<0>(w.x), e2m1_pair<0>(w.y), e2m1_pair<1>(w.x),
+                e2m1_pair<1>(w.y), x.x, x.y);
+            mma(of_block, e2m1_pair<2>(w.x), e2m1_pair<2>(w.y), e2m1_pair<3>(w.x),
+                e2m1_pair<3>(w.y), x.z, x.w);
             const float s0 = __uint_as_float((scales & 255u) << 23);
             const float s1 = __uint_as_float(scales >> 8 << 23);
             Sums& sum = block % 2 == 0 ? sums.even : sums.odd;
@@ -177,8 +183,8 @@ __device__ inline void multiply_piece(const std::byte* piece, const uint16_t* to
 
 // `count` pieces, one behind the other.
 template <Format format>
-__device__ inline void multiply_pieces(const std::byte* pieces, const uint16_t* token, uint32_t count,
-                                       TwoSums& sums) {
+__device__ inline void multiply_pieces(const std::byte* pieces, const uint16_t* token,
+                                       uint32_t count, TwoSums& sums) {
 #pragma unroll 1
     for (uint32_t i = 0; i < count; ++i) {
         multiply_piece<format>(pieces, token, sums);
@@ -186,8 +192,8 @@ __device__ inline void multiply_pieces(const std::byte* pieces, const uint16_t* 
         token += piece_columns(format);
     }
 }
-__device__ inline void multiply_pieces(Format format, const std::byte* pieces, const uint16_t* token,
-                                       uint32_t count, TwoSums& sums) {
+__device__ inline void multiply_pieces(Format format, const std::byte* pieces,
+                                       const uint16_t* token, uint32_t count, TwoSums& sums) {
     switch (format) {
         case Format::mxfp4:
             return multiply_pieces<Format::mxfp4>(pieces, token, count, sums);

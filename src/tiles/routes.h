@@ -64,7 +64,8 @@ struct RouteRule {
 void route(const float* logits, uint64_t stride, uint32_t rows, const RouteShape& shape,
            const RouteRule& rule, const Routes& routes);
 
-// ---- The GPU's form, in a block's shared memory: fixed sizes, and every block routes for itself ----
+// ---- The GPU's form, in a block's shared memory: fixed sizes, and every block routes for itself
+// ----
 
 namespace gpu {
 

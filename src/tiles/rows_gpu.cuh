@@ -1,5 +1,6 @@
-// Rows of activations on the GPU: normalisation, rounding, the experts' gate, and which experts a step
-// needs. As on the CPU (tiles/rows_cpu.cpp, routes.cpp), with sums in an order that the row alone fixes.
+// Rows of activations on the GPU: normalisation, rounding, the experts' gate, and which experts a
+// step needs. As on the CPU (tiles/rows_cpu.cpp, routes.cpp), with sums in an order that the row
+// alone fixes.
 #pragma once
 
 #include <cstdint>
@@ -8,11 +9,10 @@
 
 namespace tessera::gpu {
 
-// a / b for quotients below 2^20: ten instructions instead of twenty-five. What runs once a phase is read
-// from far away, at about a hundred cycles for eight instructions.
+// a / b for quotients below 2^20: ten instructions instead of twenty-five. What runs once a phase
+// is read from far away, at about a hundred cycles for eight instructions.
 __device__ inline uint32_t divide(uint32_t a, uint32_t b) {
-    const auto near =
-        static_cast<uint32_t>(__fdividef(__uint2float_rz(a), static_cast<float>(b)));
+    const auto near = static_cast<uint32_t>(__fdividef(__uint2float_rz(a), static_cast<float>(b)));
     const auto rest = static_cast<int32_t>(a - near * b);  // the quotient is one off at most
     return near + (rest < 0 ? -1 : rest >= static_cast<int32_t>(b) ? 1 : 0);
 }
@@ -79,7 +79,8 @@ struct Eight {
             sum += low_half(both) * low_half(both) + high_half(both) * high_half(both);
         return sum;
     }
-    // bf16(bf16(x * inverse) * gain). A power of two in `gain` scales the result and rounds nothing else.
+    // bf16(bf16(x * inverse) * gain). A power of two in `gain` scales the result and rounds nothing
+    // else.
     __device__ Eight normed(float inverse, const float gain[8]) const {
         Eight out;
 #pragma unroll
@@ -97,12 +98,13 @@ struct Eight {
     }
 };
 
-// `all` rows of `width` values (a multiple of 8) into shared rows `stride` apart, by `threads` threads;
-// zeros up to whole panels, and in rows from `rows` on; all times a power of two. row_at(row) is where a row lies. A thread's loads
-// are in flight together.
+// `all` rows of `width` values (a multiple of 8) into shared rows `stride` apart, by `threads`
+// threads; zeros up to whole panels, and in rows from `rows` on; all times a power of two.
+// row_at(row) is where a row lies. A thread's loads are in flight together.
 template <typename RowAt>
-__device__ inline void copy_rows(RowAt row_at, uint32_t rows, uint32_t all, uint32_t width, uint16_t* out,
-                                 uint32_t stride, float times, uint32_t thread, uint32_t threads) {
+__device__ inline void copy_rows(RowAt row_at, uint32_t rows, uint32_t all, uint32_t width,
+                                 uint16_t* out, uint32_t stride, float times, uint32_t thread,
+                                 uint32_t threads) {
     const uint32_t eights = (width + 127) / 128 * 16;
     const uint32_t rows_on = divide(threads, eights);  // what a turn moves on by
     const uint32_t eights_on = threads - rows_on * eights;
@@ -137,8 +139,8 @@ __device__ inline uint32_t ordered(float x) {
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-// A row's choices, by one warp: the sigmoid's top per_token with the bias, best first, the lower index
-// winning a tie.
+// A row's choices, by one warp: the sigmoid's top per_token with the bias, best first, the lower
+// index winning a tie.
 __device__ inline void choose_experts(const float* logits, const float* bias, uint32_t experts,
                                       uint32_t per_token, bool normalize, float scale, uint32_t row,
                                       Routing& routing) {
@@ -208,8 +210,8 @@ __device__ inline void fill_slots(uint32_t rows, uint32_t per_token, Routing& ro
     for (uint32_t p = lane; p < rows * per_token; p += 32) {
         const uint32_t expert = routing.chosen[p], row = p / per_token;
         const uint32_t word = expert / 32;
-        const uint32_t slot = routing.before[word] +
-                              __popc(routing.wanted[word] & ((1u << expert % 32) - 1));
+        const uint32_t slot =
+            routing.before[word] + __popc(routing.wanted[word] & ((1u << expert % 32) - 1));
         routing.pair[slot][row] = static_cast<uint8_t>(p);
         uint32_t rank = 0;
 #pragma unroll 4

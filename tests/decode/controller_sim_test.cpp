@@ -176,7 +176,7 @@ Decoded simulate(const Machine& machine, const Text& text, const ControllerOptio
     return {total, controller.counters()};
 }
 
-ControllerOptions options(Mode mode, uint32_t max_draft, const Text& text) {
+ControllerOptions options(DraftMode mode, uint32_t max_draft, const Text& text) {
     return {mode, max_draft, text.has_drafter};
 }
 
@@ -192,7 +192,8 @@ TEST(ControllerSimulated, IsNeverSlowerAndCloseToTheBestDepth) {
             for (uint32_t depth = 1; depth <= kDraftMax && text.has_drafter; ++depth) {
                 double ms = 0;
                 for (uint32_t seed = 0; seed < kSeeds; ++seed) {
-                    ms += simulate(machine, text, options(Mode::fixed, depth, text), kTokens, seed)
+                    ms += simulate(machine, text, options(DraftMode::fixed, depth, text), kTokens,
+                                   seed)
                               .ms;
                 }
                 if (ms / kSeeds < best_ms) {
@@ -204,8 +205,9 @@ TEST(ControllerSimulated, IsNeverSlowerAndCloseToTheBestDepth) {
             double worst_ms = 0;
             Controller::Counters counters;
             for (uint32_t seed = 0; seed < kSeeds; ++seed) {
-                const Decoded run = simulate(
-                    machine, text, options(Mode::automatic, kDraftMax, text), kTokens, 100 + seed);
+                const Decoded run =
+                    simulate(machine, text, options(DraftMode::automatic, kDraftMax, text), kTokens,
+                             100 + seed);
                 sum_ms += run.ms;
                 worst_ms = std::max(worst_ms, run.ms);
                 counters = run.counters;

@@ -67,26 +67,30 @@ struct ModeCase {
 TEST(Controller, FollowsItsMode) {
     const Costs costs = flat();
     for (const ModeCase& c : std::vector<ModeCase>{
-             {"off", {Mode::off}, 40, 100, kNone},
-             {"fixed", {Mode::fixed}, 40, 100, {DraftSource::block, 7}},
-             {"fixed, fewer", {Mode::fixed, 3}, 40, 100, {DraftSource::block, 3}},
-             {"fixed, little room", {Mode::fixed}, 0, 2, {DraftSource::block, 2}},
-             {"fixed, no room", {Mode::fixed}, 0, 0, kNone},
-             {"fixed, no drafter", {Mode::fixed, 7, false}, 40, 100, kNone},
-             {"automatic", {Mode::automatic}, 0, 100, {DraftSource::block, 7}},
-             {"automatic, fewer", {Mode::automatic, 2}, 0, 100, {DraftSource::block, 2}},
-             {"automatic, little room", {Mode::automatic}, 0, 1, {DraftSource::block, 1}},
-             {"automatic, no room", {Mode::automatic}, 40, 0, kNone},
-             {"automatic, a long match", {Mode::automatic}, 40, 100, {DraftSource::suffix, 7}},
-             {"automatic, a match, fewer", {Mode::automatic, 2}, 40, 100, {DraftSource::suffix, 2}},
+             {"off", {DraftMode::off}, 40, 100, kNone},
+             {"fixed", {DraftMode::fixed}, 40, 100, {DraftSource::block, 7}},
+             {"fixed, fewer", {DraftMode::fixed, 3}, 40, 100, {DraftSource::block, 3}},
+             {"fixed, little room", {DraftMode::fixed}, 0, 2, {DraftSource::block, 2}},
+             {"fixed, no room", {DraftMode::fixed}, 0, 0, kNone},
+             {"fixed, no drafter", {DraftMode::fixed, 7, false}, 40, 100, kNone},
+             {"automatic", {DraftMode::automatic}, 0, 100, {DraftSource::block, 7}},
+             {"automatic, fewer", {DraftMode::automatic, 2}, 0, 100, {DraftSource::block, 2}},
+             {"automatic, little room", {DraftMode::automatic}, 0, 1, {DraftSource::block, 1}},
+             {"automatic, no room", {DraftMode::automatic}, 40, 0, kNone},
+             {"automatic, a long match", {DraftMode::automatic}, 40, 100, {DraftSource::suffix, 7}},
+             {"automatic, a match, fewer",
+              {DraftMode::automatic, 2},
+              40,
+              100,
+              {DraftSource::suffix, 2}},
              {"automatic, a match, little room",
-              {Mode::automatic},
+              {DraftMode::automatic},
               40,
               3,
               {DraftSource::suffix, 3}},
-             {"no drafter, no match", {Mode::automatic, 7, false}, 0, 100, kNone},
+             {"no drafter, no match", {DraftMode::automatic, 7, false}, 0, 100, kNone},
              {"no drafter, a match",
-              {Mode::automatic, 7, false},
+              {DraftMode::automatic, 7, false},
               9,
               100,
               {DraftSource::suffix, 7}}}) {
@@ -99,7 +103,7 @@ TEST(Controller, FollowsItsMode) {
 
 TEST(Controller, VerifiesAllOfAFixedBlock) {
     const Costs costs = linear();
-    Controller controller({Mode::fixed}, costs);
+    Controller controller({DraftMode::fixed}, costs);
     for (uint32_t i = 0; i < 1000; ++i) {
         EXPECT_EQ(controller.depth(sure(0.01f, 7)), 7u);
         EXPECT_EQ(step(controller, costs, 40, 0.01f, 0), (Controller::Plan{DraftSource::block, 7}));
@@ -141,7 +145,7 @@ TEST(Controller, VerifiesAsDeepAsPays) {
              {"no number", slope, sure(std::numeric_limits<float>::quiet_NaN()), 0},
              {"out of range", slope, {7, -7, 7}, 1}}) {
         const Costs costs = measured(c.seconds, 0.1);
-        Controller controller({Mode::automatic}, costs);
+        Controller controller({DraftMode::automatic}, costs);
         EXPECT_EQ(controller.depth(c.confidence), c.depth) << c.what;
     }
 }
@@ -149,7 +153,7 @@ TEST(Controller, VerifiesAsDeepAsPays) {
 // The better the session does, the more a second is worth.
 TEST(Controller, ASecondIsWorthWhatTheSessionMakesOfIt) {
     const Costs costs = linear();
-    Controller controller({Mode::automatic}, costs);
+    Controller controller({DraftMode::automatic}, costs);
     const uint32_t at_first = controller.depth(sure(0.75f));
     for (uint32_t i = 0; i < 50; ++i) step(controller, costs, 40, 0, 7);  // copies, all accepted
     EXPECT_LT(controller.depth(sure(0.75f)), at_first);
@@ -161,7 +165,7 @@ TEST(Controller, TriesDepthsOfUnknownPrice) {
         costs.step(1, 1);
         costs.step(8, 1.5);
     }
-    Controller controller({Mode::automatic}, costs);
+    Controller controller({DraftMode::automatic}, costs);
     std::array<uint32_t, kRowsMax> tried{};
     for (uint32_t i = 0; i < 1000; ++i) {
         const uint32_t depth = controller.depth(sure(0.999f));
@@ -215,7 +219,7 @@ TEST(Calibration, SaysNothingOfDraftsNotVerified) {
 TEST(Controller, MeasuresOneRowSoonWhileItIsUnknown) {
     Costs costs;
     costs.step(8, 1);
-    Controller controller({Mode::automatic}, costs);
+    Controller controller({DraftMode::automatic}, costs);
     std::vector<uint32_t> singles;
     for (uint32_t i = 1; i <= 300; ++i) {
         if (controller.plan(0, 100).source == DraftSource::none) {
@@ -232,7 +236,7 @@ TEST(Controller, MeasuresOneRowSoonWhileItIsUnknown) {
 
 TEST(Controller, ABlockOfWhichNothingIsVerifiedMeasuresOneRowToo) {
     const Costs costs = flat();
-    Controller controller({Mode::automatic}, costs);
+    Controller controller({DraftMode::automatic}, costs);
     for (uint32_t i = 0; i < 1000; ++i) {
         EXPECT_EQ(controller.plan(0, 100).source, DraftSource::block);
         const uint32_t verified = i % 100 == 0 ? 0 : 7;
@@ -261,7 +265,7 @@ std::vector<uint32_t> refused_runs(Controller& controller, const Costs& costs, u
 
 TEST(Controller, PausesWhatIsSlowerAndProbesEverMoreRarely) {
     const Costs costs = linear();
-    Controller controller({Mode::automatic}, costs);
+    Controller controller({DraftMode::automatic}, costs);
     EXPECT_EQ(refused_runs(controller, costs, 2588),
               (std::vector<uint32_t>{16, 8,   2, 16,  2, 32,  2, 64,  2, 128,
                                      2,  256, 2, 512, 2, 512, 2, 512, 2, 512}));
@@ -271,7 +275,7 @@ TEST(Controller, PausesWhatIsSlowerAndProbesEverMoreRarely) {
 
 TEST(Controller, SaysHowLongADrafterMayRest) {
     const Costs costs = linear();
-    Controller controller({Mode::automatic}, costs);
+    Controller controller({DraftMode::automatic}, costs);
     ASSERT_NO_FATAL_FAILURE(refuse_until_paused(controller, costs));
     for (uint32_t left = controller.plans_until_probe(); left > 0; --left) {
         ASSERT_EQ(controller.plans_until_probe(), left);
@@ -284,7 +288,7 @@ TEST(Controller, SaysHowLongADrafterMayRest) {
 
 TEST(Controller, AProbeThatPaysEndsThePauseAndWhatIsProvenWaitsLittleAgain) {
     const Costs costs = linear();
-    Controller controller({Mode::automatic}, costs);
+    Controller controller({DraftMode::automatic}, costs);
     refused_runs(controller, costs, 700);
     EXPECT_EQ(controller.counters().pauses, 7u);
     uint32_t wait = 0;
@@ -302,7 +306,7 @@ TEST(Controller, AProbeThatPaysEndsThePauseAndWhatIsProvenWaitsLittleAgain) {
 // A probe must verify, whatever it has learnt to expect, or it could never be surprised.
 TEST(Controller, AProbeVerifiesSomething) {
     const Costs costs = linear();
-    Controller controller({Mode::automatic}, costs);
+    Controller controller({DraftMode::automatic}, costs);
     refused_runs(controller, costs, 100);
     for (uint32_t i = 0; i <= 512 && controller.plan(0, 100).source == DraftSource::none; ++i) {
         controller.observe({DraftSource::none, 0, 0, 1}, {});
@@ -314,7 +318,7 @@ TEST(Controller, AProbeVerifiesSomething) {
 // Interruptions hit steps with and without drafts alike; prices, being medians, do not show them.
 TEST(Controller, InterruptionsDoNotPause) {
     const Costs costs = linear();
-    Controller controller({Mode::automatic}, costs);
+    Controller controller({DraftMode::automatic}, costs);
     for (uint32_t i = 0; i < 2000; ++i) {
         if (controller.plan(0, 100).source == DraftSource::none) {
             controller.observe({DraftSource::none, 0, 0, 1}, {});
@@ -340,21 +344,21 @@ TEST(Controller, BeginsWithWhatTheLastOneLearnt) {
             drafted += step(controller, costs, 0, 0.9f, accepted).source == DraftSource::block;
         return drafted;
     };
-    Controller hopeless({Mode::automatic}, costs);
+    Controller hopeless({DraftMode::automatic}, costs);
     run(hopeless, 200, 0);
     ASSERT_TRUE(hopeless.paused());
     const Experience bad = hopeless.experience();
-    Controller after({Mode::automatic}, costs, &bad);
+    Controller after({DraftMode::automatic}, costs, &bad);
     EXPECT_TRUE(after.paused());
     EXPECT_EQ(after.plans_until_probe(), hopeless.plans_until_probe());
     const uint32_t wait = after.plans_until_probe();
     EXPECT_EQ(run(after, wait, 0), 0u);
     EXPECT_GT(run(after, 4, 0), 0u) << "the probe comes when it would have come";
 
-    Controller good({Mode::automatic}, costs);
+    Controller good({DraftMode::automatic}, costs);
     run(good, 100, 7);
     const Experience kind = good.experience();
-    Controller next({Mode::automatic}, costs, &kind), first({Mode::automatic}, costs);
+    Controller next({DraftMode::automatic}, costs, &kind), first({DraftMode::automatic}, costs);
     EXPECT_FALSE(next.paused());
     const uint32_t drafts = run(next, 60, 0), anew = run(first, 60, 0);
     EXPECT_GT(drafts, 0u);
@@ -367,7 +371,7 @@ TEST(Controller, TrustsLongerMatchesMore) {
     const Costs costs = measured({1, 1.6, 2.2, 2.8, 3.4, 4, 4.6, 5.2}, 0.5);
     std::vector<uint32_t> counts;
     for (const uint32_t length : {8, 15, 16, 31, 32, 64}) {
-        Controller controller({Mode::automatic, 7, false}, costs);
+        Controller controller({DraftMode::automatic, 7, false}, costs);
         counts.push_back(controller.plan(length, 100).count);
     }
     EXPECT_EQ(counts, (std::vector<uint32_t>{1, 1, 2, 2, 7, 7}));
@@ -375,7 +379,7 @@ TEST(Controller, TrustsLongerMatchesMore) {
 
 TEST(Controller, LearnsOfEachClassOfMatchesByItself) {
     const Costs costs = linear();
-    Controller controller({Mode::automatic, 7, false}, costs);
+    Controller controller({DraftMode::automatic, 7, false}, costs);
     uint32_t tried = 0;
     for (uint32_t i = 0; i < 100; ++i) {
         tried += step(controller, costs, 9, 0, 0).source == DraftSource::suffix;
@@ -392,7 +396,7 @@ TEST(Controller, LearnsOfEachClassOfMatchesByItself) {
 
 TEST(Controller, PrefersWhatIsWorthMore) {
     const Costs costs = linear();
-    Controller controller({Mode::automatic}, costs);
+    Controller controller({DraftMode::automatic}, costs);
     // A block of which six are accepted is worth more than a match that fails at once.
     for (uint32_t i = 0; i < 60; ++i) step(controller, costs, 0, 0.95f, 6);
     uint32_t suffixes = 0;
@@ -418,8 +422,8 @@ TEST(Controller, PrefersWhatIsWorthMore) {
 
 TEST(Controller, SameCallsSameAnswers) {
     const Costs costs = linear();
-    Controller a({Mode::automatic}, costs);
-    Controller b({Mode::automatic}, costs);
+    Controller a({DraftMode::automatic}, costs);
+    Controller b({DraftMode::automatic}, costs);
     for (uint32_t i = 0; i < 3000; ++i) {
         const uint32_t accepted = i / 300 % 2 == 0 ? i % 8 : 0;
         const uint32_t match = i % 50 < 10 ? 8 + i % 50 : 0;
@@ -440,7 +444,7 @@ TEST(Controller, ProbesCostLittle) {
              {{1, 2, 3, 4, 5, 6, 7, 8}, 1},
              {{1, 4, 4, 4, 4, 4, 4, 4}, 0.5}}) {
         const Costs costs = measured(seconds, draft_seconds);
-        Controller controller({Mode::automatic}, costs);
+        Controller controller({DraftMode::automatic}, costs);
         constexpr uint32_t kTokens = 100'000;
         double total = 0;
         double total_early = 0;  // after 3,000

@@ -38,7 +38,7 @@ std::vector<float> logits_after(std::span<const uint32_t> text, float error) {
 }
 
 struct Drafting {
-    Mode mode;
+    DraftMode mode;
     uint32_t max_draft = 7;
     float error = 0.3f;  // of the drafter; 0: it is the model itself
     bool has_drafter = true;
@@ -102,18 +102,18 @@ std::vector<uint32_t> written(const Sampling& sampling, const Drafting& drafting
     return text;
 }
 
-const Drafting kOff{Mode::off};
+const Drafting kOff{DraftMode::off};
 const Drafting kAll[] = {
-    {Mode::fixed},
-    {Mode::fixed, 1},
-    {Mode::fixed, 3},
-    {Mode::fixed, 7, 0.0f},
-    {Mode::fixed, 7, 1.0f},
-    {Mode::automatic},
-    {Mode::automatic, 4},
-    {Mode::automatic, 7, 0.0f},
-    {Mode::automatic, 7, 1.0f},
-    {Mode::automatic, 7, 0.3f, false},
+    {DraftMode::fixed},
+    {DraftMode::fixed, 1},
+    {DraftMode::fixed, 3},
+    {DraftMode::fixed, 7, 0.0f},
+    {DraftMode::fixed, 7, 1.0f},
+    {DraftMode::automatic},
+    {DraftMode::automatic, 4},
+    {DraftMode::automatic, 7, 0.0f},
+    {DraftMode::automatic, 7, 1.0f},
+    {DraftMode::automatic, 7, 0.3f, false},
 };
 
 TEST(Stream, SpeculationChangesNoToken) {
@@ -145,7 +145,7 @@ TEST(Stream, SpeculationChangesNoToken) {
 
 TEST(Stream, ADrafterThatIsTheModelIsAlwaysRight) {
     Stats stats;
-    written(sampling_of(0, 1), {Mode::fixed, 7, 0.0f}, 144, &stats);
+    written(sampling_of(0, 1), {DraftMode::fixed, 7, 0.0f}, 144, &stats);
     EXPECT_EQ(stats.steps, 144u / 8);
     EXPECT_EQ(stats.accepted, stats.verified);
     EXPECT_EQ(stats.tokens_per_step(), 8.0);
@@ -153,7 +153,7 @@ TEST(Stream, ADrafterThatIsTheModelIsAlwaysRight) {
 
 TEST(Stream, CountsWhatItVerifies) {
     Stats stats;
-    written(sampling_of(1, 2), {Mode::fixed, 3}, 120, &stats);
+    written(sampling_of(1, 2), {DraftMode::fixed, 3}, 120, &stats);
     EXPECT_EQ(stats.drafted, stats.steps);
     EXPECT_EQ(stats.copied, 0u);
     EXPECT_EQ(stats.verified[3], 0u);
@@ -167,7 +167,7 @@ TEST(Stream, CountsWhatItVerifies) {
 // Greedy text of a small model soon repeats itself; the copies are of the text's own.
 TEST(Stream, RepeatingTextIsCopied) {
     Stats stats;
-    written(sampling_of(0, 3), {Mode::automatic, 7, 1.0f, false}, 190, &stats);
+    written(sampling_of(0, 3), {DraftMode::automatic, 7, 1.0f, false}, 190, &stats);
     EXPECT_GT(stats.copied, 5u);
     EXPECT_EQ(stats.drafted, 0u);
     EXPECT_GT(stats.tokens_per_step(), 2.0);
@@ -184,10 +184,10 @@ TEST(Stream, EndsWithItsContext) {
 }
 
 TEST(Stream, WhatWasNotTakenWasNeverSaid) {
-    const Drafting drafting{Mode::fixed, 7, 0.0f};
+    const Drafting drafting{DraftMode::fixed, 7, 0.0f};
     Costs costs;
     const uint32_t first = 5, turn[] = {7, 8, 9};
-    Stream stream(sampling_of(0, 6), {Mode::fixed}, costs, kContext, kVocab);
+    Stream stream(sampling_of(0, 6), {DraftMode::fixed}, costs, kContext, kVocab);
     stream.append(std::span(&first, 1));
     step(stream, drafting, costs);
     ASSERT_EQ(stream.ready(), 8u);
@@ -200,7 +200,7 @@ TEST(Stream, WhatWasNotTakenWasNeverSaid) {
     EXPECT_TRUE(std::ranges::equal(stream.text(), expected));
     // As if the five had never been chosen: the hash is of what was taken, and the text goes on as
     // that of a stream that read it all.
-    Stream other(sampling_of(0, 6), {Mode::off}, costs, kContext, kVocab);
+    Stream other(sampling_of(0, 6), {DraftMode::off}, costs, kContext, kVocab);
     other.append(expected);
     for (int i = 0; i < 20; ++i) {
         if (stream.ready() == 0) step(stream, drafting, costs);
@@ -238,7 +238,8 @@ TEST(Stream, DrawsFromTheModelsDistribution) {
             const std::vector<double> two = probabilities(text);
             for (uint32_t i = 0; i < kVocab; ++i) expected[i] += one[token] * two[i];
         }
-        for (const Drafting& drafting : {kOff, Drafting{Mode::fixed}, Drafting{Mode::automatic}}) {
+        for (const Drafting& drafting :
+             {kOff, Drafting{DraftMode::fixed}, Drafting{DraftMode::automatic}}) {
             std::vector<double> found(kVocab);
             for (uint64_t seed = 0; seed < kDraws; ++seed)
                 ++found[written(sampling_of(temperature, seed * 7919 + 13), drafting, 2).back()];

@@ -1,5 +1,5 @@
-// The GPU machine against the CPU's, and against itself: one launch or many, one row or eight. Without a
-// card these are skipped, and say so; bench/gpu/check.sh runs them where there is one.
+// The GPU machine against the CPU's, and against itself: one launch or many, one row or eight.
+// Without a card these are skipped, and say so; bench/gpu/check.sh runs them where there is one.
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -45,8 +45,8 @@ class Device {
   public:
     Device(const PackedWeights& packed, Path path, uint32_t context = kContext)
         : weights_(gpu::upload(packed, 0)),
-          walker_(gpu::target_program(weights_, context, nullptr), weights_, {.path = path, .context = context},
-                  stream()),
+          walker_(gpu::target_program(weights_, context, nullptr), weights_,
+                  {.path = path, .context = context}, stream()),
           cache_(walker_.cache()) {}
 
     // Logits of every token, in steps of `rows`.
@@ -73,8 +73,9 @@ class Device {
         walker_.finish();
         length_ += step.rows;
         std::vector<float> logits(size_t{step.rows} * walker_.vocab());
-        EXPECT_EQ(cudaMemcpy(logits.data(), walker_.logits(), logits.size() * 4, cudaMemcpyDeviceToHost),
-                  cudaSuccess);
+        EXPECT_EQ(
+            cudaMemcpy(logits.data(), walker_.logits(), logits.size() * 4, cudaMemcpyDeviceToHost),
+            cudaSuccess);
         return logits;
     }
 
@@ -103,18 +104,25 @@ const std::vector<std::pair<const char*, Json>> kShapes = {
     {"dims of 48 and 80",
      {{"head_dim", 48}, {"swa_head_dim", 48}, {"v_head_dim", 80}, {"swa_v_head_dim", 80}}},
     {"one kv head, dense only",
-     {{"head_dim", 32}, {"swa_head_dim", 32}, {"num_key_value_heads", 1}, {"moe_layer_freq", {0, 0, 0, 0}}}},
-    {"a window of several chunks", {{"head_dim", 32}, {"swa_head_dim", 32}, {"sliding_window", 700}}},
+     {{"head_dim", 32},
+      {"swa_head_dim", 32},
+      {"num_key_value_heads", 1},
+      {"moe_layer_freq", {0, 0, 0, 0}}}},
+    {"a window of several chunks",
+     {{"head_dim", 32}, {"swa_head_dim", 32}, {"sliding_window", 700}}},
     {"fp8 experts",
      {{"head_dim", 32}, {"swa_head_dim", 32}, {"quantization_config", {{"store_dtype", nullptr}}}}},
     {"plain bf16", {{"head_dim", 32}, {"swa_head_dim", 32}, {"quantization_config", nullptr}}},
     {"one expert a token, many experts",
-     {{"head_dim", 32}, {"swa_head_dim", 32}, {"n_routed_experts", 61}, {"num_experts_per_tok", 1}}},
+     {{"head_dim", 32},
+      {"swa_head_dim", 32},
+      {"n_routed_experts", 61},
+      {"num_experts_per_tok", 1}}},
     {"wide experts", {{"head_dim", 32}, {"swa_head_dim", 32}, {"moe_intermediate_size", 1792}}},
 };
 
-// Row by row. A router that is all but undecided may send a row to another expert than the CPU's: half of
-// the rows are near, whatever became of others.
+// Row by row. A router that is all but undecided may send a row to another expert than the CPU's:
+// half of the rows are near, whatever became of others.
 double median_difference(std::span<const float> a, std::span<const float> b, uint32_t columns) {
     std::vector<double> rows;
     for (size_t at = 0; at < a.size(); at += columns)
@@ -132,15 +140,16 @@ TEST_F(Gpu, EqualsTheCpuWithinRounding) {
         const auto expected = Reader(machine).read_all(tokens, 8);
         for (const Path path : {Path::graph, Path::persistent}) {
             Device device(packed, path);
-            EXPECT_LE(median_difference(device.read_all(tokens, 8), expected, packed.shape.vocab), 3e-2)
+            EXPECT_LE(median_difference(device.read_all(tokens, 8), expected, packed.shape.vocab),
+                      3e-2)
                 << name << (path == Path::graph ? ", graph" : ", persistent");
         }
     }
 }
 
-// Op by op, against the CPU's tiles of one worker: what a phase leaves is what the same tiles leave. Before
-// each phase the card is given the CPU's values, so that a difference shows where it begins, and no router
-// that is all but undecided sends the two different ways.
+// Op by op, against the CPU's tiles of one worker: what a phase leaves is what the same tiles
+// leave. Before each phase the card is given the CPU's values, so that a difference shows where it
+// begins, and no router that is all but undecided sends the two different ways.
 std::vector<float> floats_of(const uint16_t* device, size_t count) {
     std::vector<uint16_t> bits(count);
     EXPECT_EQ(cudaMemcpy(bits.data(), device, count * 2, cudaMemcpyDeviceToHost), cudaSuccess);
@@ -194,7 +203,8 @@ class Compared {
             for (bool met = false; next < cpu_program_.tiles.size(); ++next) {
                 const Tile& tile = cpu_program_.tiles[next];
                 const bool same = tile.op == p.op && tile.layer == p.layer;
-                const bool part = tile.op == Op::norm || tile.op == Op::merge || tile.op == Op::route;
+                const bool part =
+                    tile.op == Op::norm || tile.op == Op::merge || tile.op == Op::route;
                 if (met && !same && (!part || tile.op == Op::norm)) break;
                 met = met || same;
                 executor_.run(tile, scratch_);
@@ -230,8 +240,8 @@ class Compared {
             case Op::router:
                 return use(n.scores, s.experts, s.experts, Value::scores, 1u);
             case Op::gate_up:
-                return use(n.gated, moe ? s.expert_width : s.dense_width, n.gated_columns, Value::gated,
-                           moe ? s.experts_per_token : 1u);
+                return use(n.gated, moe ? s.expert_width : s.dense_width, n.gated_columns,
+                           Value::gated, moe ? s.experts_per_token : 1u);
             case Op::head:
                 return use(n.logits, s.vocab, s.vocab, Value::logits, 1u);
             default:
@@ -243,7 +253,8 @@ class Compared {
         return left_by(p.op, p, [&](auto... what) { return compare(what...); });
     }
 
-    // Buffers that are not alive together share memory: the CPU's are given while they mean something.
+    // Buffers that are not alive together share memory: the CPU's are given while they mean
+    // something.
     void give_what_is_read(const gpu::Phase& p) {
         switch (p.op) {
             case Op::attend:
@@ -267,35 +278,43 @@ class Compared {
 
     // Gives the card what the CPU has of what an op leaves.
     void give(Op op, const gpu::Phase& p) {
-        left_by(op, p, [&](auto* device, uint32_t columns, uint32_t stride, Value value, uint32_t times) {
-            using T = std::remove_pointer_t<decltype(device)>;
-            std::vector<T> all(size_t{rows_} * times * stride);
-            const Buffer& buffer = cpu_program_.buffers[find_buffer(cpu_program_, value, 0)];
-            const std::span<const std::byte> bytes = executor_.bytes(buffer);
-            for (uint32_t row = 0; row < rows_ * times; ++row) {
-                const auto* from = reinterpret_cast<const float*>(bytes.data() + row * buffer.row_bytes);
-                for (uint32_t c = 0; c < columns; ++c) {
-                    if constexpr (std::is_same_v<T, float>) {
-                        all[size_t{row} * stride + c] = from[c];
-                    } else {
-                        all[size_t{row} * stride + c] = to_bf16(from[c]).bits;
+        left_by(
+            op, p,
+            [&](auto* device, uint32_t columns, uint32_t stride, Value value, uint32_t times) {
+                using T = std::remove_pointer_t<decltype(device)>;
+                std::vector<T> all(size_t{rows_} * times * stride);
+                const Buffer& buffer = cpu_program_.buffers[find_buffer(cpu_program_, value, 0)];
+                const std::span<const std::byte> bytes = executor_.bytes(buffer);
+                for (uint32_t row = 0; row < rows_ * times; ++row) {
+                    const auto* from =
+                        reinterpret_cast<const float*>(bytes.data() + row * buffer.row_bytes);
+                    for (uint32_t c = 0; c < columns; ++c) {
+                        if constexpr (std::is_same_v<T, float>) {
+                            all[size_t{row} * stride + c] = from[c];
+                        } else {
+                            all[size_t{row} * stride + c] = to_bf16(from[c]).bits;
+                        }
                     }
                 }
-            }
-            EXPECT_EQ(cudaMemcpy(device, all.data(), all.size() * sizeof(T), cudaMemcpyHostToDevice), cudaSuccess);
-        });
+                EXPECT_EQ(
+                    cudaMemcpy(device, all.data(), all.size() * sizeof(T), cudaMemcpyHostToDevice),
+                    cudaSuccess);
+            });
     }
 
     template <typename T>
-    double compare(const T* device, uint32_t columns, uint32_t stride, Value value, uint32_t times) {
+    double compare(const T* device, uint32_t columns, uint32_t stride, Value value,
+                   uint32_t times) {
         const std::vector<float> all = floats_of(device, size_t{rows_} * times * stride);
         const Buffer& buffer = cpu_program_.buffers[find_buffer(cpu_program_, value, 0)];
         const std::span<const std::byte> bytes = executor_.bytes(buffer);
         std::vector<float> found, expected;
         for (uint32_t row = 0; row < rows_ * times; ++row) {
-            const auto* from = reinterpret_cast<const float*>(bytes.data() + row * buffer.row_bytes);
+            const auto* from =
+                reinterpret_cast<const float*>(bytes.data() + row * buffer.row_bytes);
             expected.insert(expected.end(), from, from + columns);
-            found.insert(found.end(), all.begin() + size_t{row} * stride, all.begin() + size_t{row} * stride + columns);
+            found.insert(found.end(), all.begin() + size_t{row} * stride,
+                         all.begin() + size_t{row} * stride + columns);
         }
         return relative_difference(found, expected);
     }
@@ -329,8 +348,10 @@ TEST_F(Gpu, ARowNeverKnowsItsNeighboursNorItsPath) {
         const auto tokens = seeded_tokens(160, packed.shape.vocab);
         const auto expected = Device(packed, Path::graph).read_all(tokens, 8);
         EXPECT_EQ(Device(packed, Path::persistent).read_all(tokens, 8), expected) << name;
-        EXPECT_EQ(Device(packed, Path::persistent).read_all(tokens, 1), expected) << name << ", one";
-        EXPECT_EQ(Device(packed, Path::persistent).read_all(tokens, 3), expected) << name << ", three";
+        EXPECT_EQ(Device(packed, Path::persistent).read_all(tokens, 1), expected)
+            << name << ", one";
+        EXPECT_EQ(Device(packed, Path::persistent).read_all(tokens, 3), expected)
+            << name << ", three";
     }
 }
 
@@ -361,14 +382,17 @@ struct Bundled {
     Bundled() : checkpoint(open_checkpoint(TESSERA_MODEL)) {
         shape = parse_shape(checkpoint.config, "bundled");
         weights = bind(checkpoint, shape);
-        packed = pack_weights(weights, {.ranks = 1, .threads = 4, .progress = {}, .drop = {}, .fp8 = Fp8::keep});
+        packed = pack_weights(
+            weights, {.ranks = 1, .threads = 4, .progress = {}, .drop = {}, .fp8 = Fp8::keep});
         const std::filesystem::path folder = std::filesystem::path(TESSERA_MODEL) / "dflash";
         drafter_checkpoint = open_checkpoint(folder);
-        const DrafterShape d = parse_drafter_shape(drafter_checkpoint.config, shape, "bundled drafter");
+        const DrafterShape d =
+            parse_drafter_shape(drafter_checkpoint.config, shape, "bundled drafter");
         const MappedFile mask(folder / "mask_embedding.pt");
-        drafter_weights =
-            bind_drafter(drafter_checkpoint, d, parse_mask_embedding(mask.bytes(), "mask_embedding.pt"));
-        drafter = pack_drafter(drafter_weights, packed, {.ranks = 1, .threads = 4, .progress = {}, .drop = {}});
+        drafter_weights = bind_drafter(drafter_checkpoint, d,
+                                       parse_mask_embedding(mask.bytes(), "mask_embedding.pt"));
+        drafter = pack_drafter(drafter_weights, packed,
+                               {.ranks = 1, .threads = 4, .progress = {}, .drop = {}});
     }
     Checkpoint checkpoint, drafter_checkpoint;
     Shape shape;
@@ -432,7 +456,8 @@ TEST_F(Gpu, SeveralSequencesInOneStepAreAsIfAlone) {
     const auto alone_one = Device(b.packed, Path::persistent).read_all(one, 5);
     const auto alone_two = Device(b.packed, Path::persistent).read_all(two, 3);
     const gpu::DeviceWeights weights = gpu::upload(b.packed, 0);
-    gpu::Walker walker(gpu::target_program(weights, kContext, nullptr), weights, {.context = kContext}, stream());
+    gpu::Walker walker(gpu::target_program(weights, kContext, nullptr), weights,
+                       {.context = kContext}, stream());
     gpu::GpuCache a(walker.cache()), c(walker.cache());
     std::vector<float> found_one, found_two, logits(8ull * walker.vocab());
     for (uint32_t at = 0; at + 5 <= 40 && at / 5 * 3 + 3 <= 40; at += 5) {
@@ -448,8 +473,9 @@ TEST_F(Gpu, SeveralSequencesInOneStepAreAsIfAlone) {
         }
         walker.launch(step);
         walker.finish();
-        ASSERT_EQ(cudaMemcpy(logits.data(), walker.logits(), logits.size() * 4, cudaMemcpyDeviceToHost),
-                  cudaSuccess);
+        ASSERT_EQ(
+            cudaMemcpy(logits.data(), walker.logits(), logits.size() * 4, cudaMemcpyDeviceToHost),
+            cudaSuccess);
         const auto middle = logits.begin() + 5 * walker.vocab();
         found_one.insert(found_one.end(), logits.begin(), middle);
         found_two.insert(found_two.end(), middle, logits.end());
@@ -502,7 +528,8 @@ TEST_F(Gpu, TheDrafterEqualsTheCpusWithinRounding) {
     const gpu::DeviceWeights drafter = gpu::upload_drafter(b.drafter, target, 0);
     for (const Path path : {Path::graph, Path::persistent}) {
         const gpu::Options options{.path = path, .context = kContext};
-        gpu::Walker walker(gpu::target_program(target, kContext, &drafter), target, options, stream());
+        gpu::Walker walker(gpu::target_program(target, kContext, &drafter), target, options,
+                           stream());
         gpu::Walker block(gpu::block_program(drafter, kContext), drafter, options, stream());
         gpu::Walker context(gpu::context_program(drafter, kContext), drafter, options, stream());
         gpu::GpuCache main(walker.cache()), draft(block.cache());
@@ -522,7 +549,8 @@ TEST_F(Gpu, TheDrafterEqualsTheCpusWithinRounding) {
             walker.finish();
         }
         std::vector<bf16> found_taps(taps.size());
-        ASSERT_EQ(cudaMemcpy(found_taps.data(), kept.data(), kept.bytes(), cudaMemcpyDeviceToHost), cudaSuccess);
+        ASSERT_EQ(cudaMemcpy(found_taps.data(), kept.data(), kept.bytes(), cudaMemcpyDeviceToHost),
+                  cudaSuccess);
         std::vector<float> a, c;
         for (size_t i = 0; i < taps.size(); ++i) {
             a.push_back(to_float(found_taps[i]));
@@ -550,7 +578,9 @@ TEST_F(Gpu, TheDrafterEqualsTheCpusWithinRounding) {
             of.finish();
         }
         std::vector<float> logits(size_t{d.block} * block.vocab());
-        ASSERT_EQ(cudaMemcpy(logits.data(), block.logits(), logits.size() * 4, cudaMemcpyDeviceToHost), cudaSuccess);
+        ASSERT_EQ(
+            cudaMemcpy(logits.data(), block.logits(), logits.size() * 4, cudaMemcpyDeviceToHost),
+            cudaSuccess);
         EXPECT_LE(relative_difference(std::span(logits).subspan(block.vocab()), expected), 2e-2)
             << (path == Path::graph ? "graph" : "persistent");
     }

@@ -1,6 +1,6 @@
-// The phase of attention: which tasks there are, who does them, and how their parts become one. A task
-// is a kv head, 16 of its queries, and one chunk of keys; whoever finishes the last chunk of 16 queries
-// merges them.
+// The phase of attention: which tasks there are, who does them, and how their parts become one. A
+// task is a kv head, 16 of its queries, and one chunk of keys; whoever finishes the last chunk of
+// 16 queries merges them.
 #pragma once
 
 #include "runtime/gpu/block.cuh"
@@ -35,7 +35,8 @@ struct Task {
     uint32_t index;  // of the 16 queries, over all runs
 };
 
-// Warps that share keys, each with sums for kValueDims dims; and the parts that a chunk's warps make.
+// Warps that share keys, each with sums for kValueDims dims; and the parts that a chunk's warps
+// make.
 __device__ inline uint32_t sharers(const Heads& h) {
     return (h.v_head_dim + kValueDims - 1) / kValueDims;
 }
@@ -62,8 +63,9 @@ __device__ inline void attend_chunk(const View& b, const Phase& p, const Run& ru
         const bool exists = query < h.group() * run.rows;
         const uint32_t of_group = divide(query, run.rows), row = query - of_group * run.rows;
         const uint32_t head = task.kv * h.group() + of_group;
-        from[half] = exists ? b.net.query + (uint64_t{run.first + row} * h.heads + head) * h.head_dim
-                            : nullptr;
+        from[half] = exists
+                         ? b.net.query + (uint64_t{run.first + row} * h.heads + head) * h.head_dim
+                         : nullptr;
         seen[half] = exists ? seen_by(h, run, b.net.draft, row) : Seen{0, 0};
     }
 #pragma unroll 1
@@ -100,14 +102,14 @@ __device__ inline void mix(const View& b, const Phase& p, const Run& run, const 
     const uint32_t row = run.first + at - of_group * run.rows;
     const float sink = p.vector != nullptr ? __ldg(p.vector + head) : -INFINITY;
     const float share = output_share(merged, sink);
-    *reinterpret_cast<uint2*>(b.net.mixed + (uint64_t{row} * h.heads + head) * h.v_head_dim + dim) = {
-        pack_bf16(merged.value.x * share, merged.value.y * share),
-        pack_bf16(merged.value.z * share, merged.value.w * share)};
+    *reinterpret_cast<uint2*>(b.net.mixed + (uint64_t{row} * h.heads + head) * h.v_head_dim +
+                              dim) = {pack_bf16(merged.value.x * share, merged.value.y * share),
+                                      pack_bf16(merged.value.z * share, merged.value.w * share)};
 }
 
 // Task `next` of the run, whose first 16 queries are the step's `first_tile`.
-__device__ inline void attend_task(const View& b, const Phase& p, const Run& run, const Tasks& tasks,
-                                   uint32_t next, uint32_t first_tile) {
+__device__ inline void attend_task(const View& b, const Phase& p, const Run& run,
+                                   const Tasks& tasks, uint32_t next, uint32_t first_tile) {
     const Heads& h = b.heads(p);
     const uint32_t width = h.v_head_dim, fours = width / 4;
     const uint32_t tile = divide(next, tasks.chunks), kv = divide(tile, tasks.tiles);
@@ -115,7 +117,8 @@ __device__ inline void attend_task(const View& b, const Phase& p, const Run& run
                     first_tile + tile};
     attend_chunk(b, p, run, task, (tasks.first_chunk + task.chunk) * h.chunk);
     sync_consumers();
-    // First the warps' parts become the chunk's; then, by whoever is last, the chunks' become the output.
+    // First the warps' parts become the chunk's; then, by whoever is last, the chunks' become the
+    // output.
     float* const chunks =
         b.net.parts + uint64_t{task.index} * b.net.part_chunks * part_floats(width);
     float* const chunk = chunks + task.chunk * part_floats(width);
@@ -137,7 +140,8 @@ __device__ inline void attend_task(const View& b, const Phase& p, const Run& run
                     chunk[query] = merged.highest;
                     chunk[kQueries + query] = merged.total;
                 }
-                *reinterpret_cast<float4*>(chunk + 2 * kQueries + query * width + dim) = merged.value;
+                *reinterpret_cast<float4*>(chunk + 2 * kQueries + query * width + dim) =
+                    merged.value;
             }
         }
         sync_consumers();
@@ -146,7 +150,7 @@ __device__ inline void attend_task(const View& b, const Phase& p, const Run& run
             b.counts().last = arrive_last(&b.net.arrivals[p.counters + task.index], task.chunks);
         sync_consumers();
         if (!b.counts().last) return;
-        // All chunks' numbers at once; their values as they are needed.
+            // All chunks' numbers at once; their values as they are needed.
 #pragma unroll 1
         for (uint32_t i = threadIdx.x; i < task.chunks * 2 * kQueries; i += kConsumerThreads)
             own[i] = chunks[i / (2 * kQueries) * part_floats(width) + i % (2 * kQueries)];
@@ -166,8 +170,7 @@ __device__ inline void attend(const View& b, const Phase& p) {
         const Tasks tasks(h, run, b.net.draft);
         const uint32_t count = tasks.count(h);
 #pragma unroll 1
-        for (; next < count; next += gridDim.x)
-            attend_task(b, p, run, tasks, next, tiles);
+        for (; next < count; next += gridDim.x) attend_task(b, p, run, tasks, next, tiles);
         next -= count;
         tiles += h.kv_heads * tasks.tiles;
     }

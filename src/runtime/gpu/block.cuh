@@ -1,5 +1,5 @@
-// What one block has: its warps, its shared memory, its ring of weights; and how a matrix is dealt out
-// to blocks.
+// What one block has: its warps, its shared memory, its ring of weights; and how a matrix is dealt
+// out to blocks.
 #pragma once
 
 #include "runtime/gpu/model.h"
@@ -16,12 +16,12 @@ inline constexpr uint32_t kConsumersBarrier = 1;
 
 // Counts of a block, in shared memory.
 struct Counts {
-    // By slot: warps that have left their sums of a unit, and units that have been added up there; units
-    // of a group that have been, and groups that are finished there.
+    // By slot: warps that have left their sums of a unit, and units that have been added up there;
+    // units of a group that have been, and groups that are finished there.
     uint32_t deposited[kDepositSlots], added[kDepositSlots];
     uint32_t summed[kDepositSlots], finished[kDepositSlots];
-    uint32_t last;       // whether this block's arrival was the last of all blocks'
-    uint32_t shared[2];  // groups of the phase that other blocks have parts of, or kNone
+    uint32_t last;        // whether this block's arrival was the last of all blocks'
+    uint32_t shared[2];   // groups of the phase that other blocks have parts of, or kNone
     uint32_t last_of[2];  // whether this block is the last of them
 };
 inline constexpr uint32_t kNone = ~0u;
@@ -57,7 +57,9 @@ struct View {
     __device__ Phase& phase(uint32_t index) const {
         return reinterpret_cast<Phase*>(memory + net.shared.phases)[index % 2];
     }
-    __device__ const Heads& heads(const Phase& p) const { return p.sliding ? net.sliding : net.full; }
+    __device__ const Heads& heads(const Phase& p) const {
+        return p.sliding ? net.sliding : net.full;
+    }
     __device__ std::byte* cache_head(const Phase& p, std::byte* cache, uint32_t kv) const {
         const Heads& h = heads(p);
         return cache + p.cache.offset + kv * (p.cache.key_bytes(h) + p.cache.value_bytes(h));
@@ -69,8 +71,8 @@ __device__ inline void sync_consumers() {
     sync_threads(kConsumersBarrier, kConsumerThreads);
 }
 
-// A page: pieces of columns of one unit, or several whole units of an expert's down. One warp has it to
-// itself.
+// A page: pieces of columns of one unit, or several whole units of an expert's down. One warp has
+// it to itself.
 struct alignas(16) Page {
     uint32_t number;  // among all pages of the block, since the launch
     uint16_t slot;    // of experts: whose
@@ -80,13 +82,13 @@ struct alignas(16) Page {
     uint32_t pieces;  // of each unit
     // The unit's pages that this block has: which of them this is, and how many there are.
     uint32_t index, of;
-    uint32_t order;   // of the unit among those that this block has pages of
+    uint32_t order;  // of the unit among those that this block has pages of
 };
 
 static_assert(sizeof(Page) == 32);
 
 struct Block : View {
-    const Phase* phases;  // of the step, in the device's memory
+    const Phase* phases;   // of the step, in the device's memory
     uint32_t first_phase;  // of this launch
     Ring ring;
     Place place;  // in the ring: of the loader's next page, or of the phase's first
@@ -96,9 +98,10 @@ struct Block : View {
         return reinterpret_cast<Page*>(memory + net.shared.labels)[at.slot];
     }
 
-    // Returns once page `number` has come to its place, and says what it is. The place's parity alone does
-    // not do: warps have pages that are many places apart, and while the page before it in the same place is
-    // still on its way, the parity that this one will have is that of the one before that.
+    // Returns once page `number` has come to its place, and says what it is. The place's parity
+    // alone does not do: warps have pages that are many places apart, and while the page before it
+    // in the same place is still on its way, the parity that this one will have is that of the one
+    // before that.
     __device__ Page wait_page(const Place& at, uint32_t number) const {
         wait_in_block(&label(at).number, number, distress());
         ring.wait_full(at, distress());
@@ -132,15 +135,16 @@ __device__ inline uint32_t owner_of(uint32_t total, uint32_t at, uint32_t count)
     return divide((at + 1) * count - 1, total);
 }
 
-// Which pages of a phase a block streams, in their order: the one place that knows, for the loader and the
-// consumers. A matrix that every step needs is a run of pages, unit by unit; it is cut into groups of units
-// that one epilogue needs together, a group into `cuts` parts, and a block has a run of parts. Of experts'
-// gate and up a block has pairs of units, each whole; of their down the same units of every live expert.
-// No sum is cut in a way that depends on the rows of a step or on which experts are live.
+// Which pages of a phase a block streams, in their order: the one place that knows, for the loader
+// and the consumers. A matrix that every step needs is a run of pages, unit by unit; it is cut into
+// groups of units that one epilogue needs together, a group into `cuts` parts, and a block has a
+// run of parts. Of experts' gate and up a block has pairs of units, each whole; of their down the
+// same units of every live expert. No sum is cut in a way that depends on the rows of a step or on
+// which experts are live.
 struct Pages {
     uint32_t unit_pages, group_pages;
     uint32_t groups, cuts;
-    Range own;    // pages; of experts: pairs, or units
+    Range own;       // pages; of experts: pairs, or units
     uint32_t count;  // pages, of this block
     uint32_t units;  // that it finishes or has a part of, over all experts
 
@@ -153,7 +157,9 @@ struct Pages {
             const Range parts = share_of(groups * cuts, blockIdx.x, gridDim.x);
             own = {page_of(parts.begin), page_of(parts.end)};
             count = own.end - own.begin;
-            units = count == 0 ? 0 : divide(own.end - 1, unit_pages) - divide(own.begin, unit_pages) + 1;
+            units = count == 0
+                        ? 0
+                        : divide(own.end - 1, unit_pages) - divide(own.begin, unit_pages) + 1;
         } else if (p.op == Op::gate_up) {
             own = share_of(live * groups, blockIdx.x, gridDim.x);
             count = (own.end - own.begin) * group_pages;
@@ -179,9 +185,15 @@ struct Pages {
             const uint32_t in_run = n - slot * run;
             if (p.page_units > 1) {
                 const uint32_t unit = own.begin + in_run * p.page_units;
-                return {0, static_cast<uint16_t>(slot),
-                        static_cast<uint16_t>(min(p.page_units, own.end - unit)), unit, 0,
-                        p.unit_pieces, 0, 1, slot * (own.end - own.begin) + unit - own.begin};
+                return {0,
+                        static_cast<uint16_t>(slot),
+                        static_cast<uint16_t>(min(p.page_units, own.end - unit)),
+                        unit,
+                        0,
+                        p.unit_pieces,
+                        0,
+                        1,
+                        slot * (own.end - own.begin) + unit - own.begin};
             }
             flat = own.begin * unit_pages + in_run;
         }
@@ -191,8 +203,15 @@ struct Pages {
         const uint32_t end = p.moe ? unit_pages : min(own.end - unit * unit_pages, unit_pages);
         const uint32_t first = page * p.page_pieces;
         const uint32_t order = p.moe ? divide(n, unit_pages) : unit - divide(own.begin, unit_pages);
-        return {0, static_cast<uint16_t>(slot), 1, unit, first,
-                min(p.page_pieces, p.unit_pieces - first), page - begin, end - begin, order};
+        return {0,
+                static_cast<uint16_t>(slot),
+                1,
+                unit,
+                first,
+                min(p.page_pieces, p.unit_pieces - first),
+                page - begin,
+                end - begin,
+                order};
     }
 
     // Units of the block's first group that come before its first unit.
@@ -200,8 +219,8 @@ struct Pages {
         return p.moe || p.group_units == 1 ? 0 : divide(own.begin, unit_pages) % p.group_units;
     }
 
-    // How many blocks have parts of a group; and which of them this block, one of them, is. With fewer
-    // parts than blocks each part has a block to itself, and blocks between have none.
+    // How many blocks have parts of a group; and which of them this block, one of them, is. With
+    // fewer parts than blocks each part has a block to itself, and blocks between have none.
     __device__ uint32_t sharers(uint32_t g) const {
         if (groups * cuts <= gridDim.x) return cuts;
         return owner_of(groups * cuts, (g + 1) * cuts - 1, gridDim.x) - first_owner(g) + 1;

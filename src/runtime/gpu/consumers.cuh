@@ -1,6 +1,6 @@
-// The consumers: warps that do a phase's work on their block's share, page by page. Between phases they
-// wait for all blocks; within one they wait for pages alone: a unit's panels are dealt out among them, and
-// the last to be done with a unit adds up what all have of it.
+// The consumers: warps that do a phase's work on their block's share, page by page. Between phases
+// they wait for all blocks; within one they wait for pages alone: a unit's panels are dealt out
+// among them, and the last to be done with a unit adds up what all have of it.
 #pragma once
 
 #include "runtime/gpu/attend.cuh"
@@ -21,7 +21,8 @@ class Consumers {
         if (threadIdx.x == 0) b_.counts().shared[0] = b_.counts().shared[1] = kNone;
     }
 
-    // What a phase is lies in shared memory before it begins: its words are asked for one phase ahead.
+    // What a phase is lies in shared memory before it begins: its words are asked for one phase
+    // ahead.
     __device__ __forceinline__ void run(uint32_t begin, uint32_t end) {
         uint32_t word = word_of(begin);
         for (uint32_t i = begin; i < end; ++i) {
@@ -90,7 +91,8 @@ class Consumers {
 
     // ---------------------------------------------------------------- activations
 
-    // Whatever the phase multiplies with, into shared memory: rows as they are, or the stream's, normalised.
+    // Whatever the phase multiplies with, into shared memory: rows as they are, or the stream's,
+    // normalised.
     __device__ void prepare(const Phase& p) {
         if (p.op != Op::output && p.op != Op::down && p.op != Op::fuse) return normalize(p);
         const uint32_t columns = p.matrix.columns;
@@ -109,8 +111,8 @@ class Consumers {
             threadIdx.x, kConsumerThreads);
     }
 
-    // All rows at once: a thread has the same columns of every row, so that it asks for the gains once.
-    // A row's squares are added up by column, thread and lane.
+    // All rows at once: a thread has the same columns of every row, so that it asks for the gains
+    // once. A row's squares are added up by column, thread and lane.
     __device__ void normalize(const Phase& p) {
         const bool context = p.norm == kNormContext;
         const uint32_t rows = context ? step_.context_rows : step_.rows, width = net_.hidden;
@@ -120,7 +122,8 @@ class Consumers {
         float* const squares = b_.deposits();  // [row][thread], then [row]; free between phases
         float sums[kTokens] = {};
         const uint32_t padded = (width + 127) / 128 * 128;
-        constexpr uint32_t kStep = kConsumerThreads * 8, kTogether = 2;  // loads are in flight together
+        constexpr uint32_t kStep = kConsumerThreads * 8,
+                           kTogether = 2;  // loads are in flight together
 #pragma unroll 1
         for (uint32_t at = threadIdx.x * 8; at < padded; at += kTogether * kStep) {
             Eight values[kTogether][kTokens];
@@ -190,9 +193,8 @@ class Consumers {
     __device__ void embed() {
         for (uint32_t row = blockIdx.x; row < step_.rows; row += gridDim.x) {
             const uint16_t* const from =
-                net_.draft && row > 0
-                    ? net_.mask
-                    : net_.embedding + uint64_t{step_.tokens[row]} * net_.hidden;
+                net_.draft && row > 0 ? net_.mask
+                                      : net_.embedding + uint64_t{step_.tokens[row]} * net_.hidden;
 #pragma unroll 1
             for (uint32_t i = threadIdx.x; i < net_.hidden; i += kConsumerThreads)
                 net_.residual[uint64_t{row} * net_.hidden + i] = from[i];
@@ -221,8 +223,9 @@ class Consumers {
 
     // ---------------------------------------------------------------- matrices
 
-    // The block's pages of a phase, a warp every kConsumers-th. No warp waits for another: what it has of a
-    // unit it leaves, and the last to leave adds up all of it; so with the units of a group.
+    // The block's pages of a phase, a warp every kConsumers-th. No warp waits for another: what it
+    // has of a unit it leaves, and the last to leave adds up all of it; so with the units of a
+    // group.
     __device__ void matrix(const Phase& p) {
         const Pages pages(p, p.moe ? b_.routing().live : 0);
         // Waits make the compiler read memory anew: what the loop needs lies in registers.
@@ -236,12 +239,13 @@ class Consumers {
         uint32_t in_page = 0;  // unit of the page
         for (uint32_t n = warp_;;) {
             const bool tail = n >= pages.count;
-            const float* done = nullptr;  // sums of a group that is complete
+            const float* done = nullptr;    // sums of a group that is complete
             uint32_t group = 0, order = 0;  // which, and the how-manieth of the block's
             if (!tail) {
                 if (in_page == 0) page = b_.wait_page(place, pages_ + n);
                 multiply_pieces(format, b_.ring.page(place) + in_page * unit_bytes,
-                                token_of(p, page) + page.first * piece_columns(format), page.pieces, sums);
+                                token_of(p, page) + page.first * piece_columns(format), page.pieces,
+                                sums);
                 // Unless it has another page of the unit.
                 if (direct && page.of == 1) {
                     contribute(pages.own, page.slot, page.unit + in_page, sums, unscale(format));
@@ -273,8 +277,8 @@ class Consumers {
         pages_ += pages.count;
     }
 
-    // Where the columns of token lane / 4 begin. Of an expert's down it has a row for each of its choices;
-    // where it did not choose the expert, the row of zeros behind them all.
+    // Where the columns of token lane / 4 begin. Of an expert's down it has a row for each of its
+    // choices; where it did not choose the expert, the row of zeros behind them all.
     __device__ const uint16_t* token_of(const Phase& p, const Page& page) const {
         uint32_t row = threadIdx.x % 32 / 4;
         if (p.moe && p.op == Op::down) {
@@ -292,10 +296,10 @@ class Consumers {
         pairs[(2 * g + 1) * 4 + q] = {sums[2] * times, sums[3] * times};
     }
 
-    // Leaves what this warp has of unit `in_page` of the page, of the block's group `group`. The sums of
-    // the group, if that completes them and no other block has a part; else null.
-    __device__ const float* leave(const Phase& p, const Pages& pages, const Page& page, uint32_t in_page,
-                                  uint32_t group, const TwoSums& sums) {
+    // Leaves what this warp has of unit `in_page` of the page, of the block's group `group`. The
+    // sums of the group, if that completes them and no other block has a part; else null.
+    __device__ const float* leave(const Phase& p, const Pages& pages, const Page& page,
+                                  uint32_t in_page, uint32_t group, const TwoSums& sums) {
         const uint32_t lane = threadIdx.x % 32, unit = page.unit + in_page;
         Counts& counts = b_.counts();
         const uint32_t group_slot = group % kDepositSlots;
@@ -328,8 +332,10 @@ class Consumers {
         if (lane == 0) publish_in_block(&counts.added[slot], order / kDepositSlots + 1);
         // The units of the group that this block has.
         const uint32_t lead = pages.lead(p), first = group * p.group_units;
-        const uint32_t begin = max(first, lead), end = min(first + p.group_units, lead + pages.units);
-        if (end - begin > 1 && !last_of_warps(&counts.summed[group_slot], end - begin)) return nullptr;
+        const uint32_t begin = max(first, lead),
+                       end = min(first + p.group_units, lead + pages.units);
+        if (end - begin > 1 && !last_of_warps(&counts.summed[group_slot], end - begin))
+            return nullptr;
         if (p.moe) return all;
         const uint32_t g = divide(unit, p.group_units);
         const Range of_group{g * pages.group_pages, (g + 1) * pages.group_pages};
@@ -344,10 +350,12 @@ class Consumers {
     __device__ void finish(uint32_t group) {
         __syncwarp();
         if (threadIdx.x % 32 == 0)
-            publish_in_block(&b_.counts().finished[group % kDepositSlots], group / kDepositSlots + 1);
+            publish_in_block(&b_.counts().finished[group % kDepositSlots],
+                             group / kDepositSlots + 1);
     }
 
-    // Whether this warp is the last of `count` to have come so far; the others' writes are seen then.
+    // Whether this warp is the last of `count` to have come so far; the others' writes are seen
+    // then.
     __device__ static bool last_of_warps(uint32_t* counter, uint32_t count) {
         bool last = false;
         __syncwarp();
@@ -355,8 +363,8 @@ class Consumers {
         return __shfl_sync(~0u, last, 0);
     }
 
-    // A group that other blocks have parts of, too: the block's first, or its last. What it has of it,
-    // units [begin, end), goes to `partials`.
+    // A group that other blocks have parts of, too: the block's first, or its last. What it has of
+    // it, units [begin, end), goes to `partials`.
     __device__ void share(const Phase& p, const Pages& pages, uint32_t group, uint32_t which,
                           uint32_t begin, uint32_t end, const float* sums) {
         const uint32_t lane = threadIdx.x % 32;
@@ -369,9 +377,9 @@ class Consumers {
                                       : float4{};
     }
 
-    // When the block's pages are done: whoever comes last to a group adds up its parts, in the order of
-    // columns. Of the block's two, a warp goes on with each; null if there is none, or another block is
-    // later. All consumers.
+    // When the block's pages are done: whoever comes last to a group adds up its parts, in the
+    // order of columns. Of the block's two, a warp goes on with each; null if there is none, or
+    // another block is later. All consumers.
     __device__ const float* take_shared(const Phase& p, const Pages& pages, uint32_t& group) {
         Counts& counts = b_.counts();
         sync_consumers();
@@ -388,8 +396,8 @@ class Consumers {
             float4 sum{};
 #pragma unroll 4
             for (uint32_t part = 0; part < sharers; ++part) {
-                const float4 more = reinterpret_cast<const float4*>(
-                    partial(p, counts.shared[which], part))[at];
+                const float4 more =
+                    reinterpret_cast<const float4*>(partial(p, counts.shared[which], part))[at];
                 sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
             }
             reinterpret_cast<float4*>(b_.sums())[i] = sum;
@@ -410,7 +418,8 @@ class Consumers {
 
     // ---------------------------------------------------------------- what becomes of sums
 
-    // By one warp: `sums` has row r of token t of the group's units at [unit][r][t]. `slot`: of an expert.
+    // By one warp: `sums` has row r of token t of the group's units at [unit][r][t]. `slot`: of an
+    // expert.
     __device__ __forceinline__ void epilogue(const Phase& p, const Pages& pages, uint32_t group,
                                              const float* sums, uint32_t slot) {
         if (p.op == Op::query || p.op == Op::keys) return place_head(p, group, sums);
@@ -497,7 +506,8 @@ class Consumers {
 
     // Rows `row` and `row` + 1 of the projection of token t: dims of one head, which turn together
     // where it turns.
-    __device__ void place_projected(const Phase& p, uint32_t row, uint32_t t, float low, float high) {
+    __device__ void place_projected(const Phase& p, uint32_t row, uint32_t t, float low,
+                                    float high) {
         const Heads& h = b_.heads(p);
         const uint32_t q_rows = h.heads * h.head_dim, k_rows = h.kv_heads * h.head_dim;
         const uint32_t position = step_.positions[t];
@@ -537,8 +547,9 @@ class Consumers {
     __device__ void place_key(const Phase& p, const Heads& h, std::byte* cache, uint32_t row,
                               uint32_t position, const float* angles, float low, float high) const {
         const uint32_t dim = row % h.head_dim, at = position % p.cache.ring;
-        auto* const tile = reinterpret_cast<uint32_t*>(b_.cache_head(p, cache, divide(row, h.head_dim))) +
-                           uint64_t{at / kKeyTile} * (h.head_dim / 2 * kKeyTile);
+        auto* const tile =
+            reinterpret_cast<uint32_t*>(b_.cache_head(p, cache, divide(row, h.head_dim))) +
+            uint64_t{at / kKeyTile} * (h.head_dim / 2 * kKeyTile);
         tile[dim / 2 * kKeyTile + at % kKeyTile] = turned(h, dim, angles, low, high);
     }
 
@@ -552,9 +563,9 @@ class Consumers {
         to[2] = static_cast<uint16_t>(to_bf16_bits(net_.value_scale * round_to_bf16(high)));
     }
 
-    // A whole head of a drafter's query or keys, normalised over its dims, of the block's rows or the
-    // context's. By one warp, a quarter of it for each token in turn; `sums` has the head's dims, kTokens
-    // each.
+    // A whole head of a drafter's query or keys, normalised over its dims, of the block's rows or
+    // the context's. By one warp, a quarter of it for each token in turn; `sums` has the head's
+    // dims, kTokens each.
     __device__ void place_head(const Phase& p, uint32_t head, const float* sums) {
         const Heads& h = b_.heads(p);
         const uint32_t part = threadIdx.x % 32 / kTokens, t = threadIdx.x % kTokens;
@@ -598,7 +609,8 @@ class Consumers {
 
     // ---------------------------------------------------------------- experts
 
-    // What a token's choice of expert gives to the block's own rows, until all of its choices are in.
+    // What a token's choice of expert gives to the block's own rows, until all of its choices are
+    // in.
     __device__ float* contribution(Range units, uint32_t pair) const {
         return b_.contributions() + pair * (units.end - units.begin) * kUnitRows;
     }
@@ -606,7 +618,8 @@ class Consumers {
     // Of a unit that one warp has all columns of.
     __device__ void contribute(Range units, uint32_t slot, uint32_t unit, const TwoSums& sums,
                                float times) const {
-        const uint32_t lane = threadIdx.x % 32, row = (unit - units.begin) * kUnitRows + lane / 4 * 2;
+        const uint32_t lane = threadIdx.x % 32,
+                       row = (unit - units.begin) * kUnitRows + lane / 4 * 2;
 #pragma unroll
         for (uint32_t token = 0; token < 2; ++token) {
             const uint32_t pair = b_.routing().pair[slot][lane % 4 * 2 + token];
@@ -629,7 +642,8 @@ class Consumers {
 #pragma unroll 2
             for (uint32_t c = 0; c < net_.per_token; ++c) {
                 const uint32_t pair = routing.order[t * net_.per_token + c];
-                sum = __fadd_rn(sum, __fmul_rn(routing.weight[pair], contribution(units, pair)[row]));
+                sum =
+                    __fadd_rn(sum, __fmul_rn(routing.weight[pair], contribution(units, pair)[row]));
             }
             const uint32_t column = units.begin * kUnitRows + row;
             if (column < net_.hidden) keep(Op::down, column, t, sum);
@@ -640,9 +654,9 @@ class Consumers {
     const Network& net_;
     const Step& step_;
     uint32_t warp_;
-    uint64_t passed_;     // signals of the barrier that have been waited for
-    uint32_t stride_;     // of the activations
-    uint32_t pages_ = 0;  // of phases before, in this launch
+    uint64_t passed_;                       // signals of the barrier that have been waited for
+    uint32_t stride_;                       // of the activations
+    uint32_t pages_ = 0;                    // of phases before, in this launch
     uint64_t prepared_ = 0, streamed_ = 0;  // of this phase: see Stamp
 };
 

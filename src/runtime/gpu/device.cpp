@@ -10,7 +10,8 @@ std::string no_card() {
     int major = 0;
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
     if (major != 9 && major != 10)
-        return fmt::format("its compute capability is {}.x; this build has code for 9.0 and 10.0", major);
+        return fmt::format("its compute capability is {}.x; this build has code for 9.0 and 10.0",
+                           major);
     return {};
 }
 

@@ -1,5 +1,5 @@
-// The device's memory, streams and errors, owned. What can fail while loading throws Error; what fails
-// in a step aborts, after saying which block waited for what.
+// The device's memory, streams and errors, owned. What can fail while loading throws Error; what
+// fails in a step aborts, after saying which block waited for what.
 #pragma once
 
 #include <cstddef>
@@ -39,10 +39,12 @@ class DeviceMemory {
         if (bytes > 0 && cudaMalloc(&data_, bytes) != cudaSuccess) {
             size_t free = 0, total = 0;
             cudaMemGetInfo(&free, &total);
-            fail("GPU: needs {:.2f} GB more, but {:.2f} of {:.2f} GB are free; a smaller --context, or a "
-                 "card with more memory, would help",
-                 static_cast<double>(bytes) * 1e-9, static_cast<double>(free) * 1e-9,
-                 static_cast<double>(total) * 1e-9);
+            fail(
+                "GPU: needs {:.2f} GB more, but {:.2f} of {:.2f} GB are free; a smaller --context, "
+                "or a "
+                "card with more memory, would help",
+                static_cast<double>(bytes) * 1e-9, static_cast<double>(free) * 1e-9,
+                static_cast<double>(total) * 1e-9);
         }
     }
     DeviceMemory(DeviceMemory&& other) noexcept

@@ -1,7 +1,7 @@
-// The loader: one warp that streams the pages of weights which its block's consumers will want, in their
-// order, as far ahead as the ring is deep, and says with each what it is. Weights are never waited for,
-// whatever the consumers still wait for, except those of experts: which they are is known once the rows are
-// routed.
+// The loader: one warp that streams the pages of weights which its block's consumers will want, in
+// their order, as far ahead as the ring is deep, and says with each what it is. Weights are never
+// waited for, whatever the consumers still wait for, except those of experts: which they are is
+// known once the rows are routed.
 #pragma once
 
 #include "runtime/gpu/block.cuh"
@@ -49,7 +49,8 @@ class Loader {
     // Lanes that wait for places together: far fewer than the ring has.
     static constexpr uint32_t kTogether = 4;
 
-    __device__ void load(const Place& place, const Page& page, const std::byte* from, uint32_t bytes) {
+    __device__ void load(const Place& place, const Page& page, const std::byte* from,
+                         uint32_t bytes) {
         b_.ring.wait_empty(place, b_.distress());
         Page* const label = &b_.label(place);
         const uint32_t number = page.number;

@@ -85,9 +85,11 @@ Walker::Walker(const Program& program, const DeviceWeights& weights, const Optio
     constexpr uint32_t kPlace = kPageBytes + 16;  // and its two barriers
     constexpr uint32_t kPagesMin = kConsumers + 5;
     if (n.shared.ring + kPagesMin * kPlace > available)
-        fail("GPU: activations of 8 rows take {} kB of a block's {} kB of shared memory, which leaves no "
-             "room for weights; more ranks, or the CPU, would do",
-             n.shared.ring >> 10, available >> 10);
+        fail(
+            "GPU: activations of 8 rows take {} kB of a block's {} kB of shared memory, which "
+            "leaves no "
+            "room for weights; more ranks, or the CPU, would do",
+            n.shared.ring >> 10, available >> 10);
     n.shared.pages = std::min((available - n.shared.ring) / kPlace, kRingPagesMax);
     n.shared.bytes = n.shared.ring + n.shared.pages * kPlace;
     check_device(prepare_walk(available), "loading the kernel");
@@ -101,9 +103,9 @@ Walker::Walker(const Program& program, const DeviceWeights& weights, const Optio
 
     take_buffers(s, r);
     phases_ = DeviceMemory(list_.phases.size() * sizeof(Phase));
-    check_device(cudaMemcpy(phases_.data(), list_.phases.data(), phases_.bytes(),
-                            cudaMemcpyHostToDevice),
-                 "copying phases");
+    check_device(
+        cudaMemcpy(phases_.data(), list_.phases.data(), phases_.bytes(), cudaMemcpyHostToDevice),
+        "copying phases");
     if (options.stamps) {
         stamps_ = DeviceMemory(list_.phases.size() * blocks_ * sizeof(Stamp));
         stamps_.clear();
@@ -169,14 +171,15 @@ void Walker::take_buffers(const Shape& s, const PlanRequest& r) {
 void Walker::capture() {
     cudaGraph_t graph = nullptr;
     check_device(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing");
-    check_device(cudaMemcpyAsync(step_.data(), input_.data(), sizeof(Step), cudaMemcpyHostToDevice,
-                                 stream_),
-                 "capturing");
+    check_device(
+        cudaMemcpyAsync(step_.data(), input_.data(), sizeof(Step), cudaMemcpyHostToDevice, stream_),
+        "capturing");
     for (uint32_t i = 0; i < list_.phases.size(); ++i) {
-        check_device(launch_walk({&network_, reinterpret_cast<const Phase*>(phases_.data()), i, i + 1,
-                                  reinterpret_cast<const Step*>(step_.data()), 0, blocks_, false},
-                                 stream_),
-                     "capturing a phase");
+        check_device(
+            launch_walk({&network_, reinterpret_cast<const Phase*>(phases_.data()), i, i + 1,
+                         reinterpret_cast<const Step*>(step_.data()), 0, blocks_, false},
+                        stream_),
+            "capturing a phase");
     }
     check_device(cudaStreamEndCapture(stream_, &graph), "capturing");
     const cudaError_t result = cudaGraphInstantiate(&graph_, graph, 0);
@@ -206,8 +209,9 @@ void Walker::launch(const Step& step) {
 
 void Walker::launch_phase(const Step& step, uint32_t index) {
     *input_.data() = step;
-    check(cudaMemcpyAsync(step_.data(), input_.data(), sizeof(Step), cudaMemcpyHostToDevice, stream_),
-          "copying a step");
+    check(
+        cudaMemcpyAsync(step_.data(), input_.data(), sizeof(Step), cudaMemcpyHostToDevice, stream_),
+        "copying a step");
     check(launch_walk({&network_, reinterpret_cast<const Phase*>(phases_.data()), index, index + 1,
                        reinterpret_cast<const Step*>(step_.data()), 0, blocks_, false},
                       stream_),
@@ -224,7 +228,8 @@ void Walker::check(cudaError_t result, const char* what) const {
     for (uint32_t block = 0; block < blocks_; ++block) {
         Note note;
         static_assert(sizeof(note) <= sizeof(distress_.data()[0]));
-        std::memcpy(&note, reinterpret_cast<const std::byte*>(distress_.data()) + block * sizeof(Note),
+        std::memcpy(&note,
+                    reinterpret_cast<const std::byte*>(distress_.data()) + block * sizeof(Note),
                     sizeof(note));
         if (note.awaited == 0) continue;
         fmt::print(stderr, "  block {}, thread {}: waited for {}: {} needed, {} seen\n", block,

@@ -1,5 +1,6 @@
-// The GPU machine: the phases of a step on one card, by one launch (persistent) or one a phase (graph).
-// Numbers are the same either way, bit for bit, and do not depend on how many rows share a step.
+// The GPU machine: the phases of a step on one card, by one launch (persistent) or one a phase
+// (graph). Numbers are the same either way, bit for bit, and do not depend on how many rows share a
+// step.
 #pragma once
 
 #include <array>

@@ -11,22 +11,23 @@
 
 namespace tessera::gpu {
 
-inline constexpr uint32_t kRowsMax = 8;           // of a step: the N of an mma
-inline constexpr uint32_t kHeadUnitsMax = 8;      // units of a drafter's head: 128 dims
-inline constexpr uint32_t kPageBytes = 4352;      // of a ring of weights: four panels of mxfp4, two of fp8
-inline constexpr uint32_t kConsumers = 15;        // warps of a block; one more loads. Four warps on each of
-                                                  // an SM's four parts leave a thread 128 registers
-inline constexpr uint32_t kDepositSlots = 2;      // units whose sums wait to be added up
+inline constexpr uint32_t kRowsMax = 8;       // of a step: the N of an mma
+inline constexpr uint32_t kHeadUnitsMax = 8;  // units of a drafter's head: 128 dims
+inline constexpr uint32_t kPageBytes =
+    4352;  // of a ring of weights: four panels of mxfp4, two of fp8
+inline constexpr uint32_t kConsumers = 15;  // warps of a block; one more loads. Four warps on each
+                                            // of an SM's four parts leave a thread 128 registers
+inline constexpr uint32_t kDepositSlots = 2;  // units whose sums wait to be added up
 inline constexpr uint32_t kRingPagesMax = 40;
-inline constexpr uint32_t kKeyTile = 16;          // positions that lie together in a cache
+inline constexpr uint32_t kKeyTile = 16;  // positions that lie together in a cache
 
 // One kind of attention, on this rank.
 struct Heads {
     uint32_t heads, kv_heads, head_dim, v_head_dim, rotary_dims;
-    uint32_t window;  // 0: all
-    uint32_t angles;  // where its (cos, sin) begin in a row of angles
-    uint32_t chunk;   // keys of one task of attention, a multiple of kKeyTile
-    float scale;      // of a score
+    uint32_t window;       // 0: all
+    uint32_t angles;       // where its (cos, sin) begin in a row of angles
+    uint32_t chunk;        // keys of one task of attention, a multiple of kKeyTile
+    float scale;           // of a score
     uint32_t group_heads;  // query heads of a kv head
 
     constexpr uint32_t group() const { return group_heads; }
@@ -50,15 +51,15 @@ struct CachePlace {
 // What the blocks do between two barriers, or without one: an op of the plan, over all its tiles.
 struct Phase {
     Op op;
-    bool barrier;    // waits until every block has done what came before
-    bool keeps;      // finds its activations where the phase before left them
-    bool moe;        // gate_up and down of experts
-    bool sliding;    // the kind of its attention
+    bool barrier;  // waits until every block has done what came before
+    bool keeps;    // finds its activations where the phase before left them
+    bool moe;      // gate_up and down of experts
+    bool sliding;  // the kind of its attention
     uint16_t layer;
-    uint16_t norm;   // kNorm...: of the activations; of an exchange: its slot, kPartial...
-    uint16_t tap;    // 1 + which tap of the drafter's the stream is, or 0
-    PackedMatrix matrix;    // of one expert, where there are many
-    uint32_t piece_bytes;   // of its format, and how many a unit and a page have
+    uint16_t norm;         // kNorm...: of the activations; of an exchange: its slot, kPartial...
+    uint16_t tap;          // 1 + which tap of the drafter's the stream is, or 0
+    PackedMatrix matrix;   // of one expert, where there are many
+    uint32_t piece_bytes;  // of its format, and how many a unit and a page have
     uint32_t unit_pieces, page_pieces;
     uint32_t page_units;    // of experts' down, where a page can hold several units; else 1
     uint32_t group_units;   // that one epilogue needs together
@@ -82,9 +83,9 @@ struct Shared {  // bytes from the start of a block's shared memory
     uint32_t bytes;
 };
 
-// Times of one phase in one block, ns of globaltimer: when its first warp had nothing left to do in the
-// phase before; when all blocks had; when its activations were ready; when its pages were done (of the
-// first warp); when all was.
+// Times of one phase in one block, ns of globaltimer: when its first warp had nothing left to do in
+// the phase before; when all blocks had; when its activations were ready; when its pages were done
+// (of the first warp); when all was.
 struct Stamp {
     uint64_t arrived, began, prepared, streamed, ended;
 };
@@ -113,20 +114,20 @@ struct Network {
     float* logits;       // rows, vocab
     float* parts;        // attention: tiles of 16 queries, chunks, 16 * (v_head_dim + 2)
     uint32_t part_chunks;
-    float* partials;     // matrices: groups, pieces, units * 128
+    float* partials;  // matrices: groups, pieces, units * 128
 
     // Ranks joined by exchanges: rank r's partial [rows, hidden] of the sum `slot` is at
-    // inbox + (slot * ranks + r) * rows * hidden. With `loop_back` there is one card: it writes what
-    // it would send to its peers into its own memory, and divides the sum by their number.
+    // inbox + (slot * ranks + r) * rows * hidden. With `loop_back` there is one card: it writes
+    // what it would send to its peers into its own memory, and divides the sum by their number.
     uint32_t ranks;
     bool loop_back;
     float* inbox;
 
-    uint32_t* arrivals;   // counters that wrap
-    uint64_t* barrier;    // event
-    uint32_t* live;       // by layer: distinct experts of the last step
-    Stamp* stamps;        // phases, blocks; or null
-    void* distress;       // one a block, host memory
+    uint32_t* arrivals;  // counters that wrap
+    uint64_t* barrier;   // event
+    uint32_t* live;      // by layer: distinct experts of the last step
+    Stamp* stamps;       // phases, blocks; or null
+    void* distress;      // one a block, host memory
 };
 
 // Rows of one sequence: neighbours in the step, at consecutive positions.

@@ -10,8 +10,9 @@
 namespace tessera::gpu {
 namespace {
 
-// What decides how a matrix is cut: what a block streams, and what it takes to add up a group that blocks
-// share (measured on an H100: an arrival, a read of the parts, and the barriers of the block around them).
+// What decides how a matrix is cut: what a block streams, and what it takes to add up a group that
+// blocks share (measured on an H100: an arrival, a read of the parts, and the barriers of the block
+// around them).
 constexpr double kBytesPerUs = 24e3, kSharedUs = 3;
 constexpr uint32_t kCutsMax = 16;
 constexpr uint32_t kLabelBytes = 32;  // of a Page in block.cuh
@@ -23,7 +24,8 @@ uint32_t activation_bytes(uint32_t columns, uint32_t rows) {
     return (padded(columns, kPanelColumns) + 32) * 2 * rows;
 }
 
-// Pages of the busiest block, and the most blocks that share a group: as Pages in block.cuh has them.
+// Pages of the busiest block, and the most blocks that share a group: as Pages in block.cuh has
+// them.
 struct Spread {
     uint32_t busiest = 0, sharers = 0;
 };
@@ -44,8 +46,8 @@ Spread spread(uint32_t groups, uint32_t group_pages, uint32_t cuts, uint32_t blo
     const auto owner = [&](uint64_t part) { return ((part + 1) * blocks - 1) / parts; };
     for (uint32_t g = 0; g < groups; ++g) {
         const uint64_t first = uint64_t{g} * cuts;
-        found.sharers =
-            std::max(found.sharers, static_cast<uint32_t>(owner(first + cuts - 1) - owner(first) + 1));
+        found.sharers = std::max(found.sharers,
+                                 static_cast<uint32_t>(owner(first + cuts - 1) - owner(first) + 1));
     }
     return found;
 }
@@ -74,9 +76,12 @@ class Compiler {
             fail("GPU: {} experts, {} a token; at most {} and {}", s_.experts, s_.experts_per_token,
                  kRouteExperts, kRouteChoices);
         for (const AttentionShape* a : {&s_.full, &s_.sliding}) {
-            if (a->head_dim % 16 != 0 || a->v_head_dim % 16 != 0 || a->head_dim > 192 || a->v_head_dim > 128)
-                fail("GPU: heads of {} and {} dims; the GPU takes multiples of 16, up to 192 and 128",
-                     a->head_dim, a->v_head_dim);
+            if (a->head_dim % 16 != 0 || a->v_head_dim % 16 != 0 || a->head_dim > 192 ||
+                a->v_head_dim > 128)
+                fail(
+                    "GPU: heads of {} and {} dims; the GPU takes multiples of 16, up to 192 and "
+                    "128",
+                    a->head_dim, a->v_head_dim);
             if (r_.draft && (a->head_dim != a->v_head_dim || a->head_dim > 16 * kHeadUnitsMax))
                 fail("GPU: a drafter's heads of {} and {} dims; the GPU takes equal ones up to {}",
                      a->head_dim, a->v_head_dim, 16 * kHeadUnitsMax);
@@ -136,7 +141,8 @@ class Compiler {
                 if (!context_taken_ && r_.rows == 0) take_context();
                 if (r_.rows > 0) block_keys(tile, layer);
                 return;
-            // Parts of other phases: the last to finish merges, every block routes, fuse reads taps.
+            // Parts of other phases: the last to finish merges, every block routes, fuse reads
+            // taps.
             case Op::merge:
             case Op::route:
             case Op::gather:
@@ -209,11 +215,12 @@ class Compiler {
         p.page_units = p.moe && p.op == Op::down ? std::max(1u, p.page_pieces / p.unit_pieces) : 1;
         p.group_units = group_units;
         // Shares are made in 32 bits.
-        const uint64_t most = std::max<uint64_t>(uint64_t{m.units()} * kCutsMax,
-                                                 uint64_t{m.units()} * kRoutePairs);
-        if (most * (blocks_ + 1) > UINT32_MAX || uint64_t{m.units()} * p.unit_pieces > UINT32_MAX / 64)
-            fail("GPU: {} of layer {} has {} x {} weights, more than a phase takes", op_name(p.op), p.layer,
-                 m.rows, m.columns);
+        const uint64_t most =
+            std::max<uint64_t>(uint64_t{m.units()} * kCutsMax, uint64_t{m.units()} * kRoutePairs);
+        if (most * (blocks_ + 1) > UINT32_MAX ||
+            uint64_t{m.units()} * p.unit_pieces > UINT32_MAX / 64)
+            fail("GPU: {} of layer {} has {} x {} weights, more than a phase takes", op_name(p.op),
+                 p.layer, m.rows, m.columns);
     }
 
     void experts(const Tile& tile, const PackedLayer& layer) {
@@ -358,16 +365,21 @@ CacheLayout::CacheLayout(const Shape& shape, uint32_t ranks, uint32_t context) {
 
 Heads heads_of(const AttentionShape& a, uint32_t ranks, uint32_t angles, uint32_t context) {
     const AttentionPart part = attention_part(a, 0, ranks);
-    // A chunk is a task: small enough that there are tasks for all blocks, large enough that merging
-    // their parts stays short.
+    // A chunk is a task: small enough that there are tasks for all blocks, large enough that
+    // merging their parts stays short.
     constexpr uint32_t kChunk = 48, kChunksMax = 64;
     const uint32_t keys = a.window > 0 ? kChunk : context;
     const uint32_t chunk = std::max(kChunk, padded((keys + kChunksMax - 1) / kChunksMax, kChunk));
-    return {part.heads.count(), part.kv_heads.count(),
-            a.head_dim,         a.v_head_dim,
-            a.rotary_dims,      a.window,
-            angles,             chunk,
-            1.0f / std::sqrt(static_cast<float>(a.head_dim)), part.group()};
+    return {part.heads.count(),
+            part.kv_heads.count(),
+            a.head_dim,
+            a.v_head_dim,
+            a.rotary_dims,
+            a.window,
+            angles,
+            chunk,
+            1.0f / std::sqrt(static_cast<float>(a.head_dim)),
+            part.group()};
 }
 
 PhaseList phases_of(const Program& program, const DeviceWeights& weights, const CacheLayout& cache,

@@ -1,6 +1,6 @@
-// From the plan's program to what blocks do between barriers: the program of one worker, whose tiles say
-// what follows what, becomes phases that all blocks share. How a phase is cut among blocks is arithmetic
-// of the kernel (block.cuh), the same for every step.
+// From the plan's program to what blocks do between barriers: the program of one worker, whose
+// tiles say what follows what, becomes phases that all blocks share. How a phase is cut among
+// blocks is arithmetic of the kernel (block.cuh), the same for every step.
 #pragma once
 
 #include <vector>
@@ -21,18 +21,18 @@ struct CacheLayout {
 
 struct PhaseList {
     std::vector<Phase> phases;
-    Shared shared{};             // that the phases need; without the ring
-    uint32_t counters = 0;       // of arrivals
+    Shared shared{};        // that the phases need; without the ring
+    uint32_t counters = 0;  // of arrivals
     uint64_t partial_floats = 0;
-    uint64_t part_floats = 0;    // of attention: for all its queries
+    uint64_t part_floats = 0;  // of attention: for all its queries
     uint32_t part_chunks = 0;
 };
 
 // Heads of one kind of attention on rank 0, for sequences of `context` positions.
 Heads heads_of(const AttentionShape& a, uint32_t ranks, uint32_t angles, uint32_t context);
 
-// The phases of a checked program for `blocks` blocks. Throws Error if the model has something that the
-// kernels do not take (which layer, and what).
+// The phases of a checked program for `blocks` blocks. Throws Error if the model has something that
+// the kernels do not take (which layer, and what).
 PhaseList phases_of(const Program& program, const DeviceWeights& weights, const CacheLayout& cache,
                     uint32_t blocks);
 

@@ -19,7 +19,8 @@ PlanRequest request(const DeviceWeights& weights, uint32_t context, uint32_t row
 PlanRequest draft_request(const DeviceWeights& drafter, uint32_t context, uint32_t rows) {
     const DrafterShape& shape = *drafter.drafter;
     if (shape.block > kRowsMax)
-        fail("GPU: the drafter's block has {} rows; the GPU's steps have {}", shape.block, kRowsMax);
+        fail("GPU: the drafter's block has {} rows; the GPU's steps have {}", shape.block,
+             kRowsMax);
     // A block may reach beyond the end.
     PlanRequest r = request(drafter, context + shape.block, rows);
     r.draft = {.context_rows = kRowsMax, .taps = static_cast<uint32_t>(shape.taps.size())};
@@ -28,7 +29,8 @@ PlanRequest draft_request(const DeviceWeights& drafter, uint32_t context, uint32
 
 }  // namespace
 
-Program target_program(const DeviceWeights& weights, uint32_t context, const DeviceWeights* drafter) {
+Program target_program(const DeviceWeights& weights, uint32_t context,
+                       const DeviceWeights* drafter) {
     PlanRequest r = request(weights, context, kRowsMax);
     if (drafter != nullptr) r.taps = drafter->drafter->taps;
     return plan(r);

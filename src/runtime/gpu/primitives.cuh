@@ -75,8 +75,8 @@ __device__ inline uint64_t signal_and_count(uint64_t* event) {
     return before + 1;
 }
 
-// Arrives at a counter that `count` blocks arrive at, and says whether this was the last of them. It
-// wraps: the next round finds zero. Release and acquire as signal_and_count.
+// Arrives at a counter that `count` blocks arrive at, and says whether this was the last of them.
+// It wraps: the next round finds zero. Release and acquire as signal_and_count.
 __device__ inline bool arrive_last(uint32_t* counter, uint32_t count) {
     uint32_t before;
     asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"

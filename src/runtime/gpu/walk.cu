@@ -1,10 +1,9 @@
-// The kernel: phases [begin, end) of a step, by one block an SM. All phases in one cooperative launch
-// are the persistent path; a launch for each is the other one, its oracle: the same code, with launches
-// in the place of barriers.
-#include "runtime/gpu/walk.h"
-
+// The kernel: phases [begin, end) of a step, by one block an SM. All phases in one cooperative
+// launch are the persistent path; a launch for each is the other one, its oracle: the same code,
+// with launches in the place of barriers.
 #include "runtime/gpu/consumers.cuh"
 #include "runtime/gpu/loader.cuh"
+#include "runtime/gpu/walk.h"
 
 namespace tessera::gpu {
 namespace {
@@ -62,8 +61,8 @@ cudaError_t launch_walk(const Launch& launch, cudaStream_t stream) {
     }
     config.attrs = &attribute;
     config.numAttrs = 1;
-    return cudaLaunchKernelEx(&config, walk, *launch.network, launch.phases, launch.begin, launch.end,
-                              launch.step, launch.passed);
+    return cudaLaunchKernelEx(&config, walk, *launch.network, launch.phases, launch.begin,
+                              launch.end, launch.step, launch.passed);
 }
 
 }  // namespace tessera::gpu

@@ -7,7 +7,8 @@
 
 namespace tessera::gpu {
 
-// Phases [begin, end) of a step. Pointers to `phases` and `step` are the device's, `network` is copied.
+// Phases [begin, end) of a step. Pointers to `phases` and `step` are the device's, `network` is
+// copied.
 struct Launch {
     const Network* network;
     const Phase* phases;
@@ -15,8 +16,8 @@ struct Launch {
     const Step* step;
     uint64_t passed;  // signals of the network's barrier before this launch
     uint32_t blocks;
-    bool alone;  // cooperative: all blocks at once, barriers between phases. Else one phase, or phases
-                 // without a barrier
+    bool alone;  // cooperative: all blocks at once, barriers between phases. Else one phase, or
+                 // phases without a barrier
 };
 
 // Once, before the first launch: lets a block have so much shared memory.

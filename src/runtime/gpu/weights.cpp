@@ -26,17 +26,21 @@ void check_scales(const PackedMatrix& matrix, uint32_t layer) {
             float scale;
             std::memcpy(&scale, scales + 4 * i, 4);
             if (scale < kFp8ScaleMax) continue;
-            fail("GPU: a matrix of layer {} has a block scale of {}; the GPU unpacks scales below {}. The "
-                 "CPU runs it",
-                 layer, scale, kFp8ScaleMax);
+            fail(
+                "GPU: a matrix of layer {} has a block scale of {}; the GPU unpacks scales below "
+                "{}. The "
+                "CPU runs it",
+                layer, scale, kFp8ScaleMax);
         }
         for (uint32_t i = 0; !fp8 && i < panel_scale_bytes(Format::mxfp4); ++i) {
             const auto scale = static_cast<uint8_t>(scales[i]);
             // 0 is what padding has; it stands for 2^-127, and what it scales becomes zero.
             if (scale == 0 || (scale >= kScaleMin && scale <= kScaleMax)) continue;
-            fail("GPU: an expert of layer {} has a block scale of 2^{}; the GPU unpacks scales from 2^{} "
-                 "to 2^{}. The CPU runs it",
-                 layer, scale - 127, kScaleMin - 127, kScaleMax - 127);
+            fail(
+                "GPU: an expert of layer {} has a block scale of 2^{}; the GPU unpacks scales from "
+                "2^{} "
+                "to 2^{}. The CPU runs it",
+                layer, scale - 127, kScaleMin - 127, kScaleMax - 127);
         }
     }
 }
@@ -44,14 +48,15 @@ void check_scales(const PackedMatrix& matrix, uint32_t layer) {
 // What a copy of an arena is on the device.
 class Moved {
   public:
-    Moved(const Arena& arena, std::byte* to) : from_(arena.data()), to_(to), bytes_(arena.bytes()) {}
+    Moved(const Arena& arena, std::byte* to)
+        : from_(arena.data()), to_(to), bytes_(arena.bytes()) {}
 
     void operator()(PackedMatrix& matrix) const { matrix.data = at(matrix.data); }
     void operator()(std::span<const float>& values) const {
         if (values.empty()) return;
-        values = {reinterpret_cast<const float*>(
-                      at(reinterpret_cast<const std::byte*>(values.data()))),
-                  values.size()};
+        values = {
+            reinterpret_cast<const float*>(at(reinterpret_cast<const std::byte*>(values.data()))),
+            values.size()};
     }
     void operator()(PackedLayer& layer) const {
         for (auto* values : {&layer.input_norm, &layer.post_norm, &layer.sink, &layer.query_norm,
@@ -109,7 +114,8 @@ uint64_t DeviceWeights::bytes() const {
 DeviceWeights upload(const PackedWeights& weights, uint32_t rank) {
     for (uint32_t i = 0; i < weights.ranks[rank].layers.size(); ++i) {
         const PackedLayer& layer = weights.ranks[rank].layers[i];
-        for (const PackedMatrix* matrix : {&layer.qkv, &layer.o, &layer.dense.gate_up, &layer.dense.down})
+        for (const PackedMatrix* matrix :
+             {&layer.qkv, &layer.o, &layer.dense.gate_up, &layer.dense.down})
             check_scales(*matrix, i);
         for (const PackedFeedForward& expert : layer.experts) {
             check_scales(expert.gate_up, i);
@@ -125,7 +131,8 @@ DeviceWeights upload(const PackedWeights& weights, uint32_t rank) {
     return out;
 }
 
-DeviceWeights upload_drafter(const PackedWeights& weights, const DeviceWeights& target, uint32_t rank) {
+DeviceWeights upload_drafter(const PackedWeights& weights, const DeviceWeights& target,
+                             uint32_t rank) {
     DeviceWeights out;
     copy_rank(weights, rank, out);
     const PackedRank& from = weights.ranks[rank];
@@ -139,7 +146,8 @@ DeviceWeights upload_drafter(const PackedWeights& weights, const DeviceWeights& 
     out.embedding = target.embedding;
     std::vector<bf16> mask(weights.mask.size());
     std::ranges::transform(weights.mask, mask.begin(), to_bf16);
-    out.mask = reinterpret_cast<const bf16*>(copy(mask.data(), mask.size() * sizeof(bf16), out.memory));
+    out.mask =
+        reinterpret_cast<const bf16*>(copy(mask.data(), mask.size() * sizeof(bf16), out.memory));
     return out;
 }
 
@@ -168,9 +176,9 @@ class Maker {
 
     std::span<const float> floats(const std::vector<float>& values) {
         std::byte* const to = take(values.size() * sizeof(float));
-        check_device(cudaMemcpy(to, values.data(), values.size() * sizeof(float),
-                                cudaMemcpyHostToDevice),
-                     "copying gains");
+        check_device(
+            cudaMemcpy(to, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice),
+            "copying gains");
         return {reinterpret_cast<const float*>(to), values.size()};
     }
     std::span<const float> ones(uint32_t count) { return floats(std::vector<float>(count, 1.0f)); }
@@ -250,7 +258,8 @@ DeviceWeights random_weights(const Shape& s, uint32_t ranks, uint32_t experts, u
     return out;
 }
 
-DeviceWeights random_drafter(const DrafterShape& drafter, const DeviceWeights& target, uint64_t seed) {
+DeviceWeights random_drafter(const DrafterShape& drafter, const DeviceWeights& target,
+                             uint64_t seed) {
     const uint32_t ranks = target.ranks, hidden = drafter.hidden;
     DeviceWeights out;
     out.shape = layers_of(drafter, target.shape);

@@ -17,7 +17,7 @@ struct DeviceWeights {
     std::vector<PackedLayer> layers;
     std::span<const float> norm;
     PackedMatrix head;
-    Span vocab;                  // its share
+    Span vocab;                       // its share
     const bf16* embedding = nullptr;  // vocab, hidden
 
     // Of a drafter, whose embedding and head are the target's.
@@ -31,14 +31,17 @@ struct DeviceWeights {
     uint64_t bytes() const;
 };
 
-// Copies a rank of packed weights to the device. Throws Error if they do not fit, or if a scale of its
-// experts is beyond what the kernels unpack exactly (matrix_gpu.cuh).
+// Copies a rank of packed weights to the device. Throws Error if they do not fit, or if a scale of
+// its experts is beyond what the kernels unpack exactly (matrix_gpu.cuh).
 DeviceWeights upload(const PackedWeights& weights, uint32_t rank);
-DeviceWeights upload_drafter(const PackedWeights& weights, const DeviceWeights& target, uint32_t rank);
+DeviceWeights upload_drafter(const PackedWeights& weights, const DeviceWeights& target,
+                             uint32_t rank);
 
-// Random weights of one rank's share, made on the device: for measuring, at shapes that no host holds.
-// Values keep a forward pass in ordinary numbers. `experts` of a layer can be chosen, spread over all.
+// Random weights of one rank's share, made on the device: for measuring, at shapes that no host
+// holds. Values keep a forward pass in ordinary numbers. `experts` of a layer can be chosen, spread
+// over all.
 DeviceWeights random_weights(const Shape& shape, uint32_t ranks, uint32_t experts, uint64_t seed);
-DeviceWeights random_drafter(const DrafterShape& drafter, const DeviceWeights& target, uint64_t seed);
+DeviceWeights random_drafter(const DrafterShape& drafter, const DeviceWeights& target,
+                             uint64_t seed);
 
 }  // namespace tessera::gpu
