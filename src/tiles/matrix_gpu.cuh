@@ -9,11 +9,11 @@
 // are then the unit's rows 2r and 2r + 1, and which columns meet in which step of k is the lanes'
 // own matter as long as weights and activations agree.
 //
-//   format  a lane reads of a step         becomes bf16 by
-//   mxfp4   8 columns of 2 rows            bits moved to their places: exact
-//   fp8     4 columns of 2 rows            e4m3 -> half -> float, times the scale, rounded: as
-//   published bf16    2 x 2 columns of 2 rows        nothing f32     4 columns of 2 rows three bf16
-//   terms that add up to it exactly: three mma
+//   format  a lane reads of a step   becomes bf16 by
+//   mxfp4   8 columns of 2 rows      bits moved to their places: exact
+//   fp8     4 columns of 2 rows      bits of a float, times the scale, rounded: as published
+//   bf16    2 x 2 columns of 2 rows  nothing
+//   f32     4 columns of 2 rows      three bf16 terms that add up to it exactly: three mma
 #pragma once
 
 #include <cstddef>
@@ -27,12 +27,8 @@ namespace tessera::gpu {
 // Tokens of a step: the N of an mma.
 inline constexpr uint32_t kTokens = 8;
 
-// Activations in shared memory: bf16 [kTokens][stride]. A stride of 32 elements modulo 64 keeps the
+// Elements from one token's activations to the next's in shared memory: 32 modulo 64 keeps the
 // reads of 16 bytes by eight tokens apart.
-struct Activations {
-    const uint16_t* data;
-    uint32_t stride;  // elements
-};
 constexpr __host__ __device__ uint32_t activation_stride(uint32_t columns) {
     return (columns + 127) / 128 * 128 + 32;
 }

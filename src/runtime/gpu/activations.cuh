@@ -1,0 +1,144 @@
+// What a phase multiplies with, in shared memory, and which experts it needs: by all consumers of a
+// block.
+#pragma once
+
+#include "runtime/gpu/results.cuh"
+
+namespace tessera::gpu {
+
+class Activations : protected Results {
+  protected:
+    using Results::Results;
+
+    // Whatever the phase multiplies with, into shared memory: rows as they are, or the stream's,
+    // normalised.
+    __device__ void prepare(const Phase& p) {
+        if (p.op != Op::output && p.op != Op::down && p.op != Op::fuse) return normalize(p);
+        const uint32_t columns = p.matrix.columns;
+        // Of experts: a row for each pair of a token and one of its choices.
+        const uint32_t rows = p.op == Op::fuse ? step_.context_rows
+                              : p.moe          ? step_.rows * net_.per_token
+                                               : step_.rows;
+        const uint16_t* const from = p.op == Op::output ? net_.mixed : net_.gated;
+        const uint32_t from_stride = p.op == Op::output ? columns : net_.gated_columns;
+        stride_ = activation_stride(columns);
+        copy_rows(
+            [&](uint32_t row) {
+                return p.op == Op::fuse ? step_.context_taps[row] : from + row * from_stride;
+            },
+            rows, p.moe ? rows + 1 : kTokens, columns, b_.activations(), stride_, kActivationScale,
+            threadIdx.x, kConsumerThreads);
+    }
+
+    // All rows at once: a thread has the same columns of every row, so that it asks for the gains
+    // once. A row's squares are added up by column, thread and lane.
+    __device__ void normalize(const Phase& p) {
+        const bool context = p.norm == kNormContext;
+        const uint32_t rows = context ? step_.context_rows : step_.rows, width = net_.hidden;
+        const uint16_t* const from = context ? net_.fused : net_.residual;
+        stride_ = activation_stride(width);
+        uint16_t* const out = b_.activations();
+        float* const squares = b_.deposits();  // [row][thread], then [row]; free between phases
+        float sums[kTokens] = {};
+        const uint32_t padded = (width + 127) / 128 * 128;
+        constexpr uint32_t kStep = kConsumerThreads * 8,
+                           kTogether = 2;  // loads are in flight together
+#pragma unroll 1
+        for (uint32_t at = threadIdx.x * 8; at < padded; at += kTogether * kStep) {
+            Eight values[kTogether][kTokens];
+#pragma unroll
+            for (uint32_t i = 0; i < kTogether; ++i)
+#pragma unroll
+                for (uint32_t row = 0; row < kTokens; ++row)
+                    values[i][row] = row < rows && at + i * kStep < width
+                                         ? Eight::load(from + row * width + at + i * kStep)
+                                         : Eight{};
+#pragma unroll
+            for (uint32_t i = 0; i < kTogether; ++i) {
+                if (at + i * kStep >= padded) break;
+#pragma unroll
+                for (uint32_t row = 0; row < kTokens; ++row) {
+                    values[i][row].store(out + row * stride_ + at + i * kStep);
+                    sums[row] += values[i][row].squares();
+                }
+            }
+        }
+#pragma unroll
+        for (uint32_t row = 0; row < kTokens; ++row)
+            squares[row * kConsumerThreads + threadIdx.x] = sums[row];
+        // The gains of the first columns are on their way meanwhile.
+        float gain[8];
+        const auto ask = [&](uint32_t at) {
+#pragma unroll
+            for (uint32_t i = 0; i < 8; ++i) gain[i] = at < width ? __ldg(p.gain + at + i) : 0.0f;
+        };
+        ask(threadIdx.x * 8);
+        sync_consumers();
+        if (p.tap > 0 && blockIdx.x < rows) keep_tap(p, blockIdx.x);
+        float inverse = 0;
+        if (warp_ < kTokens) {
+            float sum = 0;
+            for (uint32_t i = 0; i < kConsumers; ++i)
+                sum += squares[warp_ * kConsumerThreads + i * 32 + threadIdx.x % 32];
+            inverse = 1.0f / sqrtf(warp_sum(sum) / static_cast<float>(width) + net_.epsilon);
+        }
+        sync_consumers();
+        if (warp_ < kTokens && threadIdx.x % 32 == 0) squares[warp_] = inverse;
+        sync_consumers();
+#pragma unroll 1
+        for (uint32_t at = threadIdx.x * 8; at < width; at += kConsumerThreads * 8) {
+            float own[8];
+#pragma unroll
+            for (uint32_t i = 0; i < 8; ++i) own[i] = gain[i] * kActivationScale;
+            ask(at + kConsumerThreads * 8);
+#pragma unroll 2
+            for (uint32_t row = 0; row < kTokens; ++row) {
+                uint16_t* const to = out + row * stride_ + at;
+                Eight::load(to).normed(squares[row], own).store(to);
+            }
+        }
+    }
+
+    // The stream as it is, for the drafter: one block has one row.
+    __device__ void keep_tap(const Phase& p, uint32_t row) {
+        uint16_t* const to = step_.taps[row];
+        if (to == nullptr) return;
+#pragma unroll 1
+        for (uint32_t at = threadIdx.x * 8; at < net_.hidden; at += kConsumerThreads * 8)
+            Eight::load(b_.activations() + row * stride_ + at)
+                .store(to + (p.tap - 1u) * net_.hidden + at);
+    }
+
+    __device__ void embed() {
+        for (uint32_t row = blockIdx.x; row < step_.rows; row += gridDim.x) {
+            const uint16_t* const from =
+                net_.draft && row > 0 ? net_.mask
+                                      : net_.embedding + uint64_t{step_.tokens[row]} * net_.hidden;
+#pragma unroll 1
+            for (uint32_t i = threadIdx.x; i < net_.hidden; i += kConsumerThreads)
+                net_.residual[uint64_t{row} * net_.hidden + i] = from[i];
+        }
+    }
+
+    // Every block routes every row for itself: reading the scores takes as long as being told.
+    __device__ void route(const Phase& p) {
+        Routing& routing = b_.routing();
+        sync_consumers();
+        if (threadIdx.x < kRouteExperts / 32) routing.wanted[threadIdx.x] = 0;
+        sync_consumers();
+        if (warp_ < step_.rows)
+            choose_experts(net_.scores + uint64_t{warp_} * net_.experts, p.vector, net_.experts,
+                           net_.per_token, net_.normalize_top_k, net_.routed_scale, warp_, routing);
+        sync_consumers();
+        if (warp_ == 0) {
+            fill_slots(step_.rows, net_.per_token, routing);
+            __syncwarp();
+            if (threadIdx.x == 0) {
+                arrive(b_.routed());
+                if (blockIdx.x == 0) net_.live[p.layer] = routing.live;
+            }
+        }
+    }
+};
+
+}  // namespace tessera::gpu

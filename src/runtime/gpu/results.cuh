@@ -1,0 +1,257 @@
+// What becomes of a matrix's sums: queries, keys and values, the stream, scores, logits. Everything
+// here is done by one warp, unless it says otherwise.
+#pragma once
+
+#include "runtime/gpu/block.cuh"
+
+namespace tessera::gpu {
+
+// What every part of a consumer has.
+class Worker {
+  protected:
+    __device__ explicit Worker(Block& block)
+        : b_(block), net_(block.net), step_(block.step()), warp_(threadIdx.x / 32) {}
+
+    Block& b_;
+    const Network& net_;
+    const Step& step_;
+    uint32_t warp_;
+    uint32_t stride_ = 0;  // of the activations
+};
+
+class Results : protected Worker {
+  protected:
+    using Worker::Worker;
+
+    // By one warp: `sums` has row r of token t of the group's units at [unit][r][t]. `slot`: of an
+    // expert.
+    __device__ __forceinline__ void epilogue(const Phase& p, const Pages& pages, uint32_t group,
+                                             const float* sums, uint32_t slot) {
+        if (p.op == Op::query || p.op == Op::keys) return place_head(p, group, sums);
+        const uint32_t rows = p.op == Op::fuse ? step_.context_rows : step_.rows;
+#pragma unroll 1
+        for (uint32_t i = threadIdx.x % 32; i < kUnitSums; i += 32) {
+            const uint32_t r = i / kTokens, t = i % kTokens;
+            const uint32_t row = group * kUnitRows + r;  // where a group is one unit
+            const float sum = sums[i];
+            if (t >= rows || row >= p.matrix.rows) continue;
+            switch (p.op) {
+                case Op::qkv:
+                    if (r % 2 == 0) place_projected(p, row, t, sum, sums[i + kTokens]);
+                    break;
+                case Op::output:
+                case Op::fuse:
+                case Op::down: {
+                    const uint32_t pair = p.moe ? b_.routing().pair[slot][t] : 0;
+                    if (!p.moe) {
+                        keep(p.op, row, t, sum);
+                    } else if (pair != kNoPair) {
+                        contribution(pages.own, pair)[row - pages.own.begin * kUnitRows] = sum;
+                    }
+                    break;
+                }
+                case Op::router:
+                    net_.scores[t * net_.experts + row] = sum;
+                    break;
+                case Op::head:
+                    net_.logits[t * net_.vocab + row] = sum;
+                    break;
+                case Op::gate_up: {
+                    const uint32_t to = p.moe ? b_.routing().pair[slot][t] : t;
+                    if (to != kNoPair && row < p.matrix.rows / 2)
+                        net_.gated[to * net_.gated_columns + row] =
+                            static_cast<uint16_t>(gated(sum, sums[kUnitSums + i]));
+                    break;
+                }
+                default:
+                    break;
+            }
+        }
+    }
+
+    // A sublayer's sum: onto the stream, or to the other ranks. Of `fuse` it is all of its row.
+    __device__ void keep(Op op, uint32_t column, uint32_t t, float sum) {
+        const uint64_t at = uint64_t{t} * net_.hidden + column;
+        if (net_.ranks > 1) {
+            const uint32_t slot = op == Op::output ? kPartialOutput
+                                  : op == Op::down ? kPartialDown
+                                                   : kPartialFuse;
+#pragma unroll 1
+            for (uint32_t rank = 0; rank < net_.ranks; ++rank) inbox(slot, rank)[at] = sum;
+        } else if (op == Op::fuse) {
+            net_.fused[at] = static_cast<uint16_t>(to_bf16_bits(sum));
+        } else {
+            add_residual(net_.residual + at, sum);
+        }
+    }
+
+    __device__ float* inbox(uint32_t slot, uint32_t rank) const {
+        return net_.inbox + uint64_t{slot * net_.ranks + rank} * kRowsMax * net_.hidden;
+    }
+
+    // The sum of all ranks' partials, in rank order.
+    __device__ void exchange(const Phase& p) {
+        const bool fuse = p.norm == kPartialFuse;
+        const uint32_t rows = fuse ? step_.context_rows : step_.rows;
+        const Range own = share_of(rows * net_.hidden, blockIdx.x, gridDim.x);
+        const float share = net_.loop_back ? 1.0f / static_cast<float>(net_.ranks) : 1.0f;
+#pragma unroll 1
+        for (uint32_t i = own.begin + threadIdx.x; i < own.end; i += kConsumerThreads) {
+            float sum = 0;
+#pragma unroll 4
+            for (uint32_t rank = 0; rank < net_.ranks; ++rank) sum += inbox(p.norm, rank)[i];
+            sum *= share;
+            if (fuse) {
+                net_.fused[i] = static_cast<uint16_t>(to_bf16_bits(sum));
+            } else {
+                add_residual(net_.residual + i, sum);
+            }
+        }
+    }
+
+    // Rows `row` and `row` + 1 of the projection of token t: dims of one head, which turn together
+    // where it turns.
+    __device__ void place_projected(const Phase& p, uint32_t row, uint32_t t, float low,
+                                    float high) {
+        const Heads& h = b_.heads(p);
+        const uint32_t q_rows = h.heads * h.head_dim, k_rows = h.kv_heads * h.head_dim;
+        const uint32_t position = step_.positions[t];
+        const float* const angles = angles_of(h, position);
+        if (row < q_rows) {
+            *reinterpret_cast<uint32_t*>(net_.query + uint64_t{t} * q_rows + row) =
+                turned(h, row % h.head_dim, angles, low, high);
+        } else if (row < q_rows + k_rows) {
+            place_key(p, h, run_of(t).cache, row - q_rows, position, angles, low, high);
+        } else {
+            place_value(p, h, run_of(t).cache, row - q_rows - k_rows, position, low, high);
+        }
+    }
+
+    __device__ const float* angles_of(const Heads& h, uint32_t position) const {
+        return net_.angles + uint64_t{position} * net_.angle_columns + h.angles;
+    }
+
+    // The run of token t.
+    __device__ const Run& run_of(uint32_t t) const {
+        uint32_t i = 0;
+        while (t >= step_.run[i].first + step_.run[i].rows) ++i;
+        return step_.run[i];
+    }
+
+    // Dims `dim` and `dim` + 1 of a head, rounded before and after as the model stores them.
+    __device__ static uint32_t turned(const Heads& h, uint32_t dim, const float* angles, float low,
+                                      float high) {
+        low = round_to_bf16(low);
+        high = round_to_bf16(high);
+        if (dim >= h.rotary_dims) return pack_bf16(low, high);
+        const float2 angle = __ldg(reinterpret_cast<const float2*>(angles + dim));
+        return pack_bf16(__fsub_rn(__fmul_rn(low, angle.x), __fmul_rn(high, angle.y)),
+                         __fadd_rn(__fmul_rn(high, angle.x), __fmul_rn(low, angle.y)));
+    }
+
+    __device__ void place_key(const Phase& p, const Heads& h, std::byte* cache, uint32_t row,
+                              uint32_t position, const float* angles, float low, float high) const {
+        const uint32_t dim = row % h.head_dim, at = position % p.cache.ring;
+        auto* const tile =
+            reinterpret_cast<uint32_t*>(b_.cache_head(p, cache, divide(row, h.head_dim))) +
+            uint64_t{at / kKeyTile} * (h.head_dim / 2 * kKeyTile);
+        tile[dim / 2 * kKeyTile + at % kKeyTile] = turned(h, dim, angles, low, high);
+    }
+
+    __device__ void place_value(const Phase& p, const Heads& h, std::byte* cache, uint32_t row,
+                                uint32_t position, float low, float high) const {
+        const uint32_t dim = row % h.v_head_dim, at = position % p.cache.ring;
+        auto* const values = reinterpret_cast<uint16_t*>(
+            b_.cache_head(p, cache, divide(row, h.v_head_dim)) + p.cache.key_bytes(h));
+        uint16_t* const to = values + (uint64_t{at / 2} * h.v_head_dim + dim) * 2 + at % 2;
+        to[0] = static_cast<uint16_t>(to_bf16_bits(net_.value_scale * round_to_bf16(low)));
+        to[2] = static_cast<uint16_t>(to_bf16_bits(net_.value_scale * round_to_bf16(high)));
+    }
+
+    // A whole head of a drafter's query or keys, normalised over its dims, of the block's rows or
+    // the context's. By one warp, a quarter of it for each token in turn; `sums` has the head's
+    // dims, kTokens each.
+    __device__ void place_head(const Phase& p, uint32_t head, const float* sums) {
+        const Heads& h = b_.heads(p);
+        const uint32_t part = threadIdx.x % 32 / kTokens, t = threadIdx.x % kTokens;
+        const bool context = p.norm == kNormContext;
+        const bool is_value = p.op == Op::keys && head >= h.kv_heads;
+        constexpr uint32_t kParts = 32 / kTokens;
+        float inverse = 1;
+        if (!is_value) {
+            float squares = 0;
+#pragma unroll 4
+            for (uint32_t d = part; d < h.head_dim; d += kParts) {
+                const float x = round_to_bf16(sums[d * kTokens + t]);
+                squares += x * x;
+            }
+            squares += __shfl_xor_sync(~0u, squares, 8);
+            squares += __shfl_xor_sync(~0u, squares, 16);
+            inverse = 1.0f / sqrtf(squares / static_cast<float>(h.head_dim) + net_.epsilon);
+        }
+        if (t >= (context ? step_.context_rows : step_.rows)) return;
+        const uint32_t dims = is_value ? h.v_head_dim : h.head_dim;
+        const uint32_t position = context ? step_.context_position + t : step_.positions[t];
+        std::byte* const cache = step_.run[0].cache;
+        const float* const angles = angles_of(h, position);
+#pragma unroll 1
+        for (uint32_t d = 2 * part; d < dims; d += 2 * kParts) {
+            float low = sums[d * kTokens + t], high = sums[(d + 1) * kTokens + t];
+            if (is_value) {
+                place_value(p, h, cache, (head - h.kv_heads) * dims + d, position, low, high);
+                continue;
+            }
+            low = round_to_bf16(round_to_bf16(low) * inverse) * __ldg(p.vector + d);
+            high = round_to_bf16(round_to_bf16(high) * inverse) * __ldg(p.vector + d + 1);
+            if (p.op == Op::keys) {
+                place_key(p, h, cache, head * dims + d, position, angles, low, high);
+            } else {
+                *reinterpret_cast<uint32_t*>(net_.query + uint64_t{t} * h.heads * dims +
+                                             head * dims + d) = turned(h, d, angles, low, high);
+            }
+        }
+    }
+
+    // What a token's choice of expert gives to the block's own rows, until all of its choices are
+    // in.
+    __device__ float* contribution(Range units, uint32_t pair) const {
+        return b_.contributions() + pair * (units.end - units.begin) * kUnitRows;
+    }
+
+    // Of a unit that one warp has all columns of.
+    __device__ void contribute(Range units, uint32_t slot, uint32_t unit, const TwoSums& sums,
+                               float times) const {
+        const uint32_t lane = threadIdx.x % 32,
+                       row = (unit - units.begin) * kUnitRows + lane / 4 * 2;
+#pragma unroll
+        for (uint32_t token = 0; token < 2; ++token) {
+            const uint32_t pair = b_.routing().pair[slot][lane % 4 * 2 + token];
+            if (pair == kNoPair) continue;
+            float* const to = contribution(units, pair) + row;
+            to[0] = sums[token] * times;
+            to[1] = sums[2 + token] * times;
+        }
+    }
+
+    // A row adds its experts in ascending order, whichever others are live.
+    __device__ void add_experts(const Phase& p) {
+        const Routing& routing = b_.routing();
+        const Range units = share_of(p.matrix.units(), blockIdx.x, gridDim.x);
+        const uint32_t rows = (units.end - units.begin) * kUnitRows;
+#pragma unroll 1
+        for (uint32_t i = threadIdx.x; i < rows * step_.rows; i += kConsumerThreads) {
+            const uint32_t t = divide(i, rows), row = i - t * rows;
+            float sum = 0;
+#pragma unroll 2
+            for (uint32_t c = 0; c < net_.per_token; ++c) {
+                const uint32_t pair = routing.order[t * net_.per_token + c];
+                sum =
+                    __fadd_rn(sum, __fmul_rn(routing.weight[pair], contribution(units, pair)[row]));
+            }
+            const uint32_t column = units.begin * kUnitRows + row;
+            if (column < net_.hidden) keep(Op::down, column, t, sum);
+        }
+    }
+};
+
+}  // namespace tessera::gpu
