@@ -9,9 +9,8 @@
 #include "runtime/spans.h"
 
 namespace tessera {
-namespace {
 
-std::vector<float> frequencies(const AttentionShape& a) {
+std::vector<float> rotary_frequencies(const AttentionShape& a) {
     std::vector<float> all;
     for (uint32_t i = 0; i < a.rotary_dims / 2; ++i) {
         const float exponent = static_cast<float>(2 * i) / static_cast<float>(a.rotary_dims);
@@ -19,8 +18,6 @@ std::vector<float> frequencies(const AttentionShape& a) {
     }
     return all;
 }
-
-}  // namespace
 
 Scratch::Scratch(const PlanRequest& r) {
     const size_t pairs = size_t{r.rows} * r.shape.experts_per_token + r.context_rows();
@@ -45,8 +42,8 @@ Executor::Executor(const Program& program, const PackedWeights& weights, const K
       weights_(weights),
       kernels_(kernels),
       shape_(program.request.shape),
-      full_frequencies_(frequencies(shape_.full)),
-      sliding_frequencies_(frequencies(shape_.sliding)),
+      full_frequencies_(rotary_frequencies(shape_.full)),
+      sliding_frequencies_(rotary_frequencies(shape_.sliding)),
       live_(shape_.layers) {
     const PlanRequest& r = program.request;
     CHECK(weights.ranks.size() == r.ranks);

@@ -39,6 +39,9 @@ struct StepInput {
     uint32_t rows() const { return static_cast<uint32_t>(tokens.size()); }
 };
 
+// By which each rotary pair of the first dims turns from one position to the next.
+std::vector<float> rotary_frequencies(const AttentionShape& a);
+
 // What one worker needs beside its tile.
 struct Scratch {
     explicit Scratch(const PlanRequest& request);

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "plan/check.h"
+#include "runtime/execute.h"
 #include "runtime/gpu/walk.h"
 
 namespace tessera::gpu {
@@ -23,13 +24,9 @@ constexpr const char* kAwaited[] = {"nothing", "the barrier of all blocks", "a p
                                     "an empty place for a page", "another warp of the block"};
 
 std::vector<float> angles_of(const Shape& s, uint32_t positions) {
-    std::vector<float> frequencies;
-    for (const AttentionShape* a : {&s.full, &s.sliding}) {
-        for (uint32_t i = 0; i < a->rotary_dims / 2; ++i) {
-            const float exponent = static_cast<float>(2 * i) / static_cast<float>(a->rotary_dims);
-            frequencies.push_back(1.0f / std::pow(a->rope_theta, exponent));
-        }
-    }
+    std::vector<float> frequencies = rotary_frequencies(s.full);
+    const std::vector<float> sliding = rotary_frequencies(s.sliding);
+    frequencies.insert(frequencies.end(), sliding.begin(), sliding.end());
     std::vector<float> angles;
     angles.reserve(size_t{positions} * frequencies.size() * 2);
     for (uint32_t position = 0; position < positions; ++position) {
