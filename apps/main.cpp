@@ -38,6 +38,7 @@ int main(int argc, char** argv) {
     tessera::add_bench(program);
     tessera::add_explain(program);
     tessera::add_compare(program);
+    tessera::add_quantize(program);
     if (argc == 1) {
         fmt::print("{}", program.help());
         return 0;

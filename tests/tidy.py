@@ -41,6 +41,7 @@ FLOORS = {
     "apps/bench.cpp": {"base", "checkpoint", "model", "weights", "plan", "runtime", "reference"},
     "apps/bench_activations.cpp": {"base", "checkpoint", "model", "weights", "runtime", "reference", "door"},
     "apps/compare.cpp": {"base", "checkpoint", "model", "weights", "plan", "runtime", "reference", "door"},
+    "apps/quantize.cpp": {"base", "weights"},
     "apps/compare.h": {"weights", "runtime", "reference"},
     "apps/compare_machines.cpp": {"plan", "runtime"},
     "apps/compare_drafter.cpp": {"base", "checkpoint", "model", "weights", "plan", "runtime", "reference"},
