@@ -39,6 +39,7 @@ int main(int argc, char** argv) {
     tessera::add_explain(program);
     tessera::add_compare(program);
     tessera::add_quantize(program);
+    tessera::add_eval(program);
     if (argc == 1) {
         fmt::print("{}", program.help());
         return 0;

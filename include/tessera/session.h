@@ -24,8 +24,12 @@ class Session {
     // ---- the text
 
     // Reads a prompt or the next turn, at most room() tokens of it. `go_on` is asked between pieces
-    // of a long one; when it says no, the rest is left unread and the answer is false.
-    bool append(std::span<const Token> tokens, const std::function<bool()>& go_on = {});
+    // of a long one; when it says no, the rest is left unread and the answer is false. `see` is
+    // shown what the model expects after each token, logits [vocab] valid during the call, with the
+    // token's place in `tokens`; without it only the last token's are computed.
+    using Expectation = std::function<void(uint32_t place, std::span<const float> logits)>;
+    bool append(std::span<const Token> tokens, const std::function<bool()>& go_on = {},
+                const Expectation& see = {});
 
     // All that was appended and given, in order; valid until the next call.
     std::span<const Token> text() const;

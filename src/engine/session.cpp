@@ -82,7 +82,8 @@ Session::~Session() = default;
 
 // ------------------------------------------------------------------ the text
 
-bool Session::append(std::span<const Token> tokens, const std::function<bool()>& go_on) {
+bool Session::append(std::span<const Token> tokens, const std::function<bool()>& go_on,
+                     const Expectation& see) {
     CHECK(tokens.size() <= room());
     State& s = *state_;
     const std::scoped_lock lock(s.parts().turn);
@@ -99,7 +100,11 @@ bool Session::append(std::span<const Token> tokens, const std::function<bool()>&
         const auto count =
             std::min<uint32_t>(kStepRowsMax, static_cast<uint32_t>(text.size()) - at);
         const Backend::Reading reading{s.text.get(), text.subspan(at, count)};
-        s.backend().read(std::span(&reading, 1), count - 1);
+        s.backend().read(std::span(&reading, 1), see ? 0 : count - 1);
+        // The text's last token may be read again before these: it was shown, or nobody asked.
+        for (uint32_t row = 0; see && row < count; ++row) {
+            if (at + row >= before) see(at + row - before, s.backend().logits(row));
+        }
         if (at + count == text.size()) {
             std::ranges::copy(s.backend().logits(count - 1), s.logits.begin());
             s.first_logits = true;
