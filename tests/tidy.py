@@ -42,7 +42,7 @@ FLOORS = {
     "apps/bench.cpp": {"base", "checkpoint", "model", "weights", "plan", "runtime", "reference"},
     "apps/bench_activations.cpp": {"base", "checkpoint", "model", "weights", "runtime", "reference", "door"},
     "apps/compare.cpp": {"base", "checkpoint", "model", "weights", "plan", "runtime", "reference", "door"},
-    "apps/quantize.cpp": {"base", "checkpoint", "model", "weights", "reference", "door"},
+    "apps/quantize.cpp": {"base", "checkpoint", "text", "weights", "reference"},
     "apps/bench_quantize.cpp": {"base", "tiles", "weights"},
     "apps/eval.cpp": {"base", "text", "judge", "door"},
     "apps/eval_report.h": {"judge", "door"},

@@ -135,21 +135,26 @@ Codes quantize_matrix(const std::string& module, const Matrix& matrix,
 
 // ------------------------------------------------------------------ the folder
 
+// OUT as it will be renamed to; Error if it is there already or IN needs no rounding.
+fs::path checked_out(const QuantizeRequest& request, const Shape& shape) {
+    if (shape.quantization.mxfp4_experts)
+        fail("{}: its experts are MXFP4 already: there is nothing to round", request.in.string());
+    // Of a name that ends in a slash the last part is empty.
+    fs::path out = fs::absolute(request.out).lexically_normal();
+    if (!out.has_filename()) out = out.parent_path();
+    std::error_code absent;
+    if (fs::symlink_status(out, absent).type() != fs::file_type::not_found)
+        fail("{}: exists already: give another name, or remove it", request.out.string());
+    return out;
+}
+
 class Work {
   public:
     explicit Work(const QuantizeRequest& request)
         : request_(request),
           checkpoint_(open_checkpoint(request.in)),
           shape_(parse_shape(checkpoint_.config, (request.in / kConfig).string())) {
-        if (shape_.quantization.mxfp4_experts)
-            fail("{}: its experts are MXFP4 already: there is nothing to round",
-                 request.in.string());
-        // Of a name that ends in a slash the last part is empty.
-        out_ = fs::absolute(request.out).lexically_normal();
-        if (!out_.has_filename()) out_ = out_.parent_path();
-        std::error_code absent;
-        if (fs::symlink_status(out_, absent).type() != fs::file_type::not_found)
-            fail("{}: exists already: give another name, or remove it", request.out.string());
+        out_ = checked_out(request, shape_);
         partial_ = out_.string() + ".partial";
         weights_ = bind(checkpoint_, shape_);
         check_scales(checkpoint_, shape_, request.threads);
@@ -358,6 +363,11 @@ nlohmann::ordered_json quantized_config(nlohmann::ordered_json config,
     quantization["store_dtype"] = "mxfp4";
     quantization["mxfp4_block_size"] = kMxBlock;
     return config;
+}
+
+void check_request(const QuantizeRequest& request) {
+    const Checkpoint checkpoint = open_checkpoint(request.in);
+    checked_out(request, parse_shape(checkpoint.config, (request.in / kConfig).string()));
 }
 
 QuantizeReport quantize_folder(const QuantizeRequest& request) {

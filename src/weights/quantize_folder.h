@@ -42,6 +42,10 @@ struct QuantizeReport {
 // written.
 QuantizeReport quantize_folder(const QuantizeRequest& request);
 
+// The same refusals of IN and OUT, as far as they can be told without reading tensors: before long
+// work.
+void check_request(const QuantizeRequest& request);
+
 // config.json of the new folder: what `config` says, and that routed experts are MXFP4 in blocks of
 // 32. A bf16 model gets a quantization_config in which every other layer of `modules_kept` is
 // listed as ignored, as FP8 releases list theirs.
