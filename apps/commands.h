@@ -17,6 +17,7 @@ void add_inspect(CLI::App& program);
 void add_bench(CLI::App& program);
 void add_bench_activations(CLI::App& bench);
 void add_bench_speculation(CLI::App& bench);
+void add_bench_quantize(CLI::App& bench);
 void add_explain(CLI::App& program);
 void add_compare(CLI::App& program);
 void add_quantize(CLI::App& program);

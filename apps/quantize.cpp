@@ -146,7 +146,7 @@ int check(const QuantizeOptions& options) {
         fmt::print("differs: {}\n", what);
         rest_is_same = false;
     }
-    fmt::print("{}\n", rest_is_same ? "all but the experts is the same, byte for byte"
+    fmt::print("{}\n", rest_is_same ? "all but the experts has the same values"
                                     : "more than the experts differs");
     return rest_is_same ? 0 : kExitDiffers;
 }
