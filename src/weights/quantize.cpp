@@ -124,18 +124,22 @@ using Block = std::array<Lanes, kMxBlock / kLanes>;
 uint32_t largest_bits(const Block& magnitudes) {
     Lanes most = magnitudes[0];
     for (const Lanes& some : magnitudes) most = some > most ? some : most;
-    int16_t largest = 0;
-    for (uint32_t lane = 0; lane < kLanes; ++lane) largest = std::max<int16_t>(largest, most[lane]);
-    return static_cast<uint32_t>(largest);
+    // In halves; eight extractions, and a threshold scaled at a time, cost 6 % more in all.
+    const auto fold = [&](const Lanes& other) { most = other > most ? other : most; };
+    fold(__builtin_shufflevector(most, most, 4, 5, 6, 7, 0, 1, 2, 3));
+    fold(__builtin_shufflevector(most, most, 2, 3, 0, 1, 6, 7, 4, 5));
+    fold(__builtin_shufflevector(most, most, 1, 0, 3, 2, 5, 4, 7, 6));
+    return static_cast<uint32_t>(most[0]);
 }
 
 // A threshold times a power of two is the threshold's bits with another exponent, so elements are
 // compared with seven integers, 16 bits each, and no float is anywhere.
 void quantize_bits(const Block& bits, const Block& magnitudes, uint8_t byte, std::byte* out) {
+    const Lanes scale = Lanes{} + static_cast<int16_t>((byte - 127) * 128);
     std::array<Lanes, std::size(kThresholds)> limits;
     for (size_t k = 0; k < limits.size(); ++k) {
-        const int limit = to_bf16(kThresholds[k].value).bits + (byte - 127) * 128;
-        limits[k] = Lanes{} + static_cast<int16_t>(limit - (kThresholds[k].rounds_up ? 1 : 0));
+        const int limit = to_bf16(kThresholds[k].value).bits - (kThresholds[k].rounds_up ? 1 : 0);
+        limits[k] = scale + static_cast<int16_t>(limit);
     }
     for (uint32_t i = 0; i < bits.size(); ++i) {
         Lanes code = bits[i] >> 12 & 8;                                   // the sign
