@@ -85,7 +85,7 @@ class Reader {
         // Each token but the first is foreseen from those of its window before it.
         for (size_t at = 0; at + 1 < tokens.size(); at += window_) {
             const size_t count = std::min<size_t>(window_, tokens.size() - 1 - at);
-            Session session(model_, {}, {Speculate::kOff});
+            Session session(model_, {}, off());
             std::optional<Session> standard;
             if (against_ != nullptr) standard.emplace(*against_, Sampling{}, off());
             for (size_t piece = 0; piece < count; piece += kPieceTokens) {
