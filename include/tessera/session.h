@@ -26,7 +26,8 @@ class Session {
     // Reads a prompt or the next turn, at most room() tokens of it. `go_on` is asked between pieces
     // of a long one; when it says no, the rest is left unread and the answer is false. `see` is
     // shown what the model expects after each token, logits [vocab] valid during the call, with the
-    // token's place in `tokens`; without it only the last token's are computed.
+    // token's place in `tokens`, and must not call this model; without it only the last token's
+    // are computed.
     using Expectation = std::function<void(uint32_t place, std::span<const float> logits)>;
     bool append(std::span<const Token> tokens, const std::function<bool()>& go_on = {},
                 const Expectation& see = {});
