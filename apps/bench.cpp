@@ -470,6 +470,7 @@ void add_bench(CLI::App& program) {
     decode.callback([options] { bench_decode(*options); });
     add_bench_activations(bench);
     add_bench_speculation(bench);
+    add_bench_quantize(bench);
 }
 
 }  // namespace tessera

@@ -18,10 +18,13 @@ void add_inspect(CLI::App& program);
 void add_bench(CLI::App& program);
 void add_bench_activations(CLI::App& bench);
 void add_bench_speculation(CLI::App& bench);
+void add_bench_quantize(CLI::App& bench);
 void add_explain(CLI::App& program);
 void add_compare(CLI::App& program);
 void add_keys(CLI::App& program);
 void add_usage(CLI::App& program);
+void add_quantize(CLI::App& program);
+void add_eval(CLI::App& program);
 
 // The model that comes with the program: beside the sources or, installed, under share/tessera.
 // Throws Error if it is in neither place.

@@ -41,6 +41,8 @@ int main(int argc, char** argv) {
     tessera::add_compare(program);
     tessera::add_keys(program);
     tessera::add_usage(program);
+    tessera::add_quantize(program);
+    tessera::add_eval(program);
     if (argc == 1) {
         fmt::print("{}", program.help());
         return 0;

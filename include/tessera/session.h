@@ -25,8 +25,13 @@ class Session {
     // ---- the text
 
     // Reads a prompt or the next turn, at most room() tokens of it. `go_on` is asked between pieces
-    // of a long one; when it says no, the rest is left unread and the answer is false.
-    bool append(std::span<const Token> tokens, const std::function<bool()>& go_on = {});
+    // of a long one; when it says no, the rest is left unread and the answer is false. `see` is
+    // shown what the model expects after each token, logits [vocab] valid during the call, with the
+    // token's place in `tokens`, and must not call this model; without it only the last token's
+    // are computed.
+    using Expectation = std::function<void(uint32_t place, std::span<const float> logits)>;
+    bool append(std::span<const Token> tokens, const std::function<bool()>& go_on = {},
+                const Expectation& see = {});
 
     // The same in pieces, so that others can step in between: begin() reads nothing yet, each
     // read_on() one piece, at most a step's rows; true once all is read. Until then no token can

@@ -78,9 +78,8 @@ class KeyWatch : public nlohmann::json_sax<Json> {
     std::vector<std::set<std::string>> keys_;  // of the objects that are open, innermost last
 };
 
-}  // namespace
-
-Json parse_json(std::string_view text, std::string_view source, const JsonLimits& limits) {
+template <typename AnyJson>
+AnyJson parse(std::string_view text, std::string_view source, const JsonLimits& limits) {
     if (text.size() > limits.bytes_max) {
         fail("{}: {} bytes of JSON, at most {} are accepted", source, text.size(),
              limits.bytes_max);
@@ -93,11 +92,22 @@ Json parse_json(std::string_view text, std::string_view source, const JsonLimits
     KeyWatch watch(source);
     Json::sax_parse(admitted, &watch);
     try {
-        return Json::parse(admitted);
+        return AnyJson::parse(admitted);
     } catch (const Json::exception& broken) {
         // The library repeats the token it met, however long.
         fail("{}: not valid JSON: {:.200}", source, broken.what());
     }
+}
+
+}  // namespace
+
+Json parse_json(std::string_view text, std::string_view source, const JsonLimits& limits) {
+    return parse<Json>(text, source, limits);
+}
+
+nlohmann::ordered_json parse_json_in_order(std::string_view text, std::string_view source,
+                                           const JsonLimits& limits) {
+    return parse<nlohmann::ordered_json>(text, source, limits);
 }
 
 }  // namespace tessera

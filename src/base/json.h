@@ -22,4 +22,9 @@ struct JsonLimits {
 // are refused: two readers of such a file can disagree on what it says.
 Json parse_json(std::string_view text, std::string_view source, const JsonLimits& limits = {});
 
+// The same with the keys of every object as they stand in the text: for a file that is written
+// again.
+nlohmann::ordered_json parse_json_in_order(std::string_view text, std::string_view source,
+                                           const JsonLimits& limits = {});
+
 }  // namespace tessera

@@ -79,6 +79,9 @@ struct Session::State {
     Stream stream;
     bool reading = false;       // begin() was called, and read_on() has not come to the end
     uint32_t known_unread = 0;  // of what is to be read, tokens that the text had before
+    // Of append(): who is shown what is expected after each token from `see_from` on, or null.
+    const Session::Expectation* see = nullptr;
+    uint32_t see_from = 0;
     // After a prompt the model has read all of the text, and the logits of its end are kept here.
     bool first_logits = false;
     std::vector<float> logits;
@@ -95,15 +98,15 @@ Session::~Session() = default;
 
 // ------------------------------------------------------------------ the text
 
-bool Session::append(std::span<const Token> tokens, const std::function<bool()>& go_on) {
+bool Session::append(std::span<const Token> tokens, const std::function<bool()>& go_on,
+                     const Expectation& see) {
     begin(tokens);
-    while (!read_on()) {
-        if (go_on && !go_on()) {
-            state_->drop_unread();
-            return false;
-        }
-    }
-    return true;
+    state_->see = see ? &see : nullptr;
+    bool whole = true;
+    while (whole && !read_on()) whole = !go_on || go_on();
+    if (!whole) state_->drop_unread();
+    state_->see = nullptr;
+    return whole;
 }
 
 void Session::begin(std::span<const Token> tokens) {
@@ -118,6 +121,7 @@ void Session::begin(std::span<const Token> tokens) {
     if (read > 0) s.text->mark();
     if (read < s.stream.text().size()) s.first_logits = false;
     s.known_unread = before - read;
+    s.see_from = before;
     s.reading = true;
 }
 
@@ -131,7 +135,10 @@ bool Session::read_on() {
     const auto count = std::min<uint32_t>(kStepRowsMax, static_cast<uint32_t>(text.size()) - at);
     if (count > 0) {
         const Backend::Reading piece{s.text.get(), text.subspan(at, count), s.speculates};
-        s.backend().read(std::span(&piece, 1), count - 1);
+        s.backend().read(std::span(&piece, 1), s.see ? 0 : count - 1);
+        // The text's last token may be read again before these: it was shown, or nobody asked.
+        for (uint32_t row = 0; s.see && row < count; ++row)
+            if (at + row >= s.see_from) (*s.see)(at + row - s.see_from, s.backend().logits(row));
     }
     s.reading = at + count < text.size();
     if (!s.reading) {

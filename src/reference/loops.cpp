@@ -113,13 +113,17 @@ void attend(std::span<const float> query, const Visible& visible, std::span<cons
     }
 }
 
-std::vector<float> feed_forward(const FeedForward& w, std::span<const float> x, Rounding rounding) {
+std::vector<float> mixed(const FeedForward& w, std::span<const float> x, Rounding rounding) {
     std::vector<float> gate = multiply(w.gate, x);
     const std::vector<float> up = multiply(w.up, x);
     for (size_t i = 0; i < gate.size(); ++i) {
         gate[i] = stored(silu(stored(gate[i], rounding)) * stored(up[i], rounding), rounding);
     }
-    return multiply(w.down, gate);
+    return gate;
+}
+
+std::vector<float> feed_forward(const FeedForward& w, std::span<const float> x, Rounding rounding) {
+    return multiply(w.down, mixed(w, x, rounding));
 }
 
 }  // namespace tessera::loops

@@ -51,6 +51,9 @@ inline float sigmoid(float x) {
     return 1.0f / (1.0f + std::exp(-x));
 }
 
+// silu(gate x) * (up x), stored: what down reads.
+std::vector<float> mixed(const FeedForward& w, std::span<const float> x, Rounding rounding);
+
 // down(silu(gate x) * (up x)), the last product unrounded.
 std::vector<float> feed_forward(const FeedForward& w, std::span<const float> x, Rounding rounding);
 

@@ -28,7 +28,8 @@ Reference::Reference(const Weights& weights, Rounding rounding)
     : weights_(weights), rounding_(rounding) {}
 
 std::vector<float> Reference::forward(Cache& cache, std::span<const uint32_t> tokens,
-                                      const Observer& observe) const {
+                                      const Observer& observe,
+                                      const ExpertObserver& observe_experts) const {
     const Shape& s = shape();
     cache.keys.resize(s.layers);
     cache.values.resize(s.layers);
@@ -44,7 +45,9 @@ std::vector<float> Reference::forward(Cache& cache, std::span<const uint32_t> to
         loops::add(x, attention(w, i, cache, norm(x, w.input_norm), observe), rounding_);
         if (observe) observe(i, Stage::attended, x);
         const std::vector<float> u = norm(x, w.post_norm);
-        loops::add(x, s.is_moe[i] ? experts(w, u) : loops::feed_forward(w.dense, u, rounding_),
+        loops::add(x,
+                   s.is_moe[i] ? experts(w, i, u, observe_experts)
+                               : loops::feed_forward(w.dense, u, rounding_),
                    rounding_);
         if (observe) observe(i, Stage::residual, x);
     }
@@ -102,7 +105,9 @@ std::vector<Reference::Choice> Reference::route(const LayerWeights& w,
     return choices;
 }
 
-std::vector<float> Reference::experts(const LayerWeights& w, std::span<const float> u) const {
+std::vector<float> Reference::experts(const LayerWeights& w, uint32_t layer,
+                                      std::span<const float> u,
+                                      const ExpertObserver& observe) const {
     const Shape& s = shape();
     const size_t rows = u.size() / s.hidden;
     std::vector<std::vector<Choice>> choices;
@@ -123,7 +128,9 @@ std::vector<float> Reference::experts(const LayerWeights& w, std::span<const flo
             slots.push_back(slot);
         }
         if (slots.empty()) continue;
-        const std::vector<float> y = loops::feed_forward(w.experts[e], gathered, rounding_);
+        const std::vector<float> mixed = loops::mixed(w.experts[e], gathered, rounding_);
+        if (observe) observe(layer, e, gathered, mixed);
+        const std::vector<float> y = multiply(w.experts[e].down, mixed);
         for (size_t i = 0; i < slots.size(); ++i) {
             outputs[slots[i]].assign(y.begin() + i * s.hidden, y.begin() + (i + 1) * s.hidden);
         }

@@ -32,6 +32,11 @@ class Reference {
     using Observer =
         std::function<void(uint32_t layer, Stage stage, std::span<const float> values)>;
 
+    // Is shown what each expert that was chosen read and made: `in` [rows, hidden], the rows routed
+    // to it, and `mixed` [rows, width], what its down projection read.
+    using ExpertObserver = std::function<void(
+        uint32_t layer, uint32_t expert, std::span<const float> in, std::span<const float> mixed)>;
+
     // `weights` must outlive the reference.
     Reference(const Weights& weights, Rounding rounding);
 
@@ -39,7 +44,8 @@ class Reference {
     // normalised hidden states [rows, hidden] that the head reads. A row depends only on the tokens
     // up to it, bit for bit, however many rows come in one call.
     std::vector<float> forward(Cache& cache, std::span<const uint32_t> tokens,
-                               const Observer& observe = {}) const;
+                               const Observer& observe = {},
+                               const ExpertObserver& observe_experts = {}) const;
 
     // Logits [rows, vocab] of rows that forward returned.
     std::vector<float> logits(std::span<const float> hidden) const;
@@ -55,7 +61,8 @@ class Reference {
     std::vector<float> attention(const LayerWeights& w, uint32_t layer, Cache& cache,
                                  std::span<const float> u, const Observer& observe) const;
     std::vector<Choice> route(const LayerWeights& w, std::span<const float> in) const;
-    std::vector<float> experts(const LayerWeights& w, std::span<const float> u) const;
+    std::vector<float> experts(const LayerWeights& w, uint32_t layer, std::span<const float> u,
+                               const ExpertObserver& observe) const;
     std::vector<float> norm(std::span<const float> x, std::span<const float> gain) const;
 
     const Weights& weights_;

@@ -4,12 +4,16 @@ Run as: cli_test.py PROGRAM MODEL [unittest arguments]. Answers are a few tokens
 generous, so that a sanitized build passes too.
 """
 
+import html.parser
 import json
+import math
 import os
 import pty
 import re
 import select
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -360,6 +364,269 @@ class BenchSpeculation(unittest.TestCase):
         done = tessera("bench", "speculation", "--help")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertIn("Examples:\n  tessera bench speculation", done.stdout)
+
+
+# ---------------------------------------------------------------------- quantize and eval
+
+E2M1 = [sign * n for sign in (1, -1) for n in (0.0, .5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)]
+
+
+def read_shard(file):
+    """{name: (dtype, shape, bytes)} in the order of the file."""
+    with open(file, "rb") as stream:
+        data = stream.read()
+    begin = 8 + int.from_bytes(data[:8], "little")
+    entries = {n: e for n, e in json.loads(data[8:begin]).items() if n != "__metadata__"}
+    return {n: (e["dtype"], e["shape"], data[begin + e["data_offsets"][0]:begin + e["data_offsets"][1]])
+            for n, e in sorted(entries.items(), key=lambda one: one[1]["data_offsets"])}
+
+
+def write_shard(file, tensors):
+    header, at = {}, 0
+    for name, (dtype, shape, raw) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(raw)]}
+        at += len(raw)
+    text = json.dumps(header).encode()
+    with open(file, "wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for _, _, raw in tensors.values():
+            stream.write(raw)
+
+
+def in_bf16(folder):
+    """The model with its experts' values in bf16, one shard: a folder to quantise."""
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.index.json", "model-0*"))
+    with open(os.path.join(model, "config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    for key in ("store_dtype", "mxfp4_block_size"):
+        del config["quantization_config"][key]
+    tensors, made, tables = {}, {}, {}
+    for name in sorted(os.listdir(model)):
+        if name.endswith(".safetensors"):
+            tensors |= read_shard(os.path.join(model, name))
+    for name, (dtype, shape, raw) in tensors.items():
+        if name.endswith(".weight_scale"):
+            continue
+        if name + "_scale" in tensors:
+            config["quantization_config"]["ignored_layers"].append(name.removesuffix(".weight"))
+            scales, out = tensors[name + "_scale"][2], []
+            for block, scale in enumerate(scales):
+                if scale not in tables:
+                    values = [struct.pack("<f", n * 2.0 ** (scale - 127))[2:] for n in E2M1]
+                    tables[scale] = [values[pair & 15] + values[pair >> 4] for pair in range(256)]
+                out += [tables[scale][pair] for pair in raw[16 * block:16 * block + 16]]
+            dtype, shape, raw = "BF16", [shape[0], 2 * shape[1]], b"".join(out)
+        made[name] = (dtype, shape, raw)
+    write_shard(os.path.join(folder, "model.safetensors"), made)
+    with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
+        json.dump(config, file)
+    return tensors
+
+
+class Quantize(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        scratch = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(scratch.cleanup)
+        cls.folder, cls.original = scratch.name, os.path.join(scratch.name, "bf16")
+        cls.published = in_bf16(cls.original)
+
+    def out(self, name):
+        return os.path.join(self.folder, name)
+
+    def quantize(self, *arguments, code=0):
+        done = tessera("--quiet", "quantize", *arguments)
+        self.assertEqual((done.returncode, done.stderr.count("\n")), (code, 0 if code == 0 else 1), done.stderr)
+        return done.stdout if code == 0 else done.stderr
+
+    def test_what_was_published_comes_back_byte_for_byte(self):
+        said = self.quantize(self.original, self.out("fp4"))
+        self.assertIn("480 matrices of experts rounded to MXFP4 (nearest)", said)
+        found = read_shard(os.path.join(self.out("fp4"), "model.safetensors"))
+        self.assertEqual(found, {name: self.published[name] for name in found})
+        self.assertEqual(len(found), len(self.published))
+        with open(os.path.join(self.out("fp4"), "config.json"), encoding="utf-8") as ours:
+            with open(os.path.join(model, "config.json"), encoding="utf-8") as theirs:
+                self.assertEqual(json.load(ours), json.load(theirs))
+        self.assertEqual(tessera("inspect", self.out("fp4")).returncode, 0)
+        self.assertEqual(run(PROMPT).stdout, tessera("run", "-m", self.out("fp4"), "-n", "12", PROMPT).stdout)
+
+    def test_check_tells_experts_from_the_rest(self):
+        self.quantize(self.original, self.out("mse"), "--round", "mse")
+        self.assertIn("all but the experts", self.quantize("--check", self.original, self.out("mse")))
+        found = tessera("quantize", "--check", self.original, model)
+        self.assertEqual(found.returncode, 0, found.stderr)
+        experts = next(line.split() for line in found.stdout.splitlines() if line.startswith("experts"))
+        self.assertEqual(experts[1:3], ["47185920", "0"])  # the values are the same, in two formats
+        shard = os.path.join(self.out("mse"), "model.safetensors")
+        tensors = read_shard(shard)
+        dtype, shape, raw = tensors["model.norm.weight"]
+        tensors["model.norm.weight"] = (dtype, shape, raw[:-1] + bytes([raw[-1] ^ 1]))
+        write_shard(shard, tensors)
+        found = tessera("--quiet", "quantize", "--check", self.original, self.out("mse"))
+        self.assertEqual(found.returncode, 1)
+        self.assertIn("more than the experts differs", found.stdout)
+
+    def test_calibrated_needs_its_text(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
+            text.write("def add(a, b):\n    return a + b\n")
+            text.flush()
+            done = tessera("quantize", self.original, self.out("calibrated"), "--round", "calibrated",
+                           "--calibrate", text.name)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("never chose", done.stderr)
+            self.assertIn("(calibrated)", done.stdout)
+            self.quantize("--check", self.original, self.out("calibrated"))
+            self.assertIn("need each other", self.quantize(self.original, self.out("x"), "--calibrate", text.name, code=2))
+        self.assertIn("need each other", self.quantize(self.original, self.out("x"), "--round", "calibrated", code=2))
+
+    def test_a_kill_at_any_time_costs_no_more_than_time(self):
+        for delay in (0, 0.02, 0.05, 0.1, 0.2):
+            child = subprocess.Popen([program, "--quiet", "quantize", self.original, self.out("killed"), "--round",
+                                      "mse"], stdout=subprocess.DEVNULL)
+            time.sleep(delay)
+            child.kill()
+            child.wait()
+            if os.path.exists(self.out("killed")):
+                break
+        if not os.path.exists(self.out("killed")):
+            self.quantize(self.original, self.out("killed"), "--round", "mse")
+        self.assertFalse(os.path.exists(self.out("killed.partial")))
+        self.quantize(self.original, self.out("whole"), "--round", "mse")
+        for name in ("model.safetensors", "config.json"):
+            with open(os.path.join(self.out("killed"), name), "rb") as one, \
+                    open(os.path.join(self.out("whole"), name), "rb") as other:
+                self.assertEqual(one.read(), other.read(), name)
+
+    def test_refusals_are_one_line(self):
+        for words, *arguments in (("MXFP4 already", model, self.out("x")),
+                                  ("exists already", self.original, self.folder),
+                                  ("/nowhere", "/nowhere", self.out("x")),
+                                  ("--experts", self.original, self.out("x"), "--experts", "int4"),
+                                  ("out is required", self.original)):
+            self.assertIn(words, self.quantize(*arguments, code=2))
+            self.assertFalse(os.path.exists(self.out("x")))
+
+    def test_speed_is_told_against_reading(self):
+        done = tessera("bench", "quantize", "--mib", "4", "--repeats", "1")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertRegex(done.stdout, r"read \+ written.*: \d+ % of that")
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words += data
+
+
+class Eval(unittest.TestCase):
+    TEXT = "def greet(name):\n    return f'<b>&\"{name}\"</b>'\n\n\nfor i in range(10):\n    print(i)\n" * 4
+
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.folder = scratch.name
+        self.text = self.write("a.txt", self.TEXT)
+
+    def write(self, name, text):
+        file = os.path.join(self.folder, name)
+        with open(file, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        return file
+
+    def eval(self, *arguments):
+        found = os.path.join(self.folder, "found.json")
+        done = tessera("--quiet", "eval", model, *arguments, "--json", found)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        with open(found, encoding="utf-8") as file:
+            found = json.load(file)
+        self.assertIn(found["sentence"], done.stdout)
+        return found
+
+    def test_perplexity_is_the_references(self):
+        fast = self.eval(self.text)["texts"][0]
+        slow = self.eval(self.text, "--engine", "reference")["texts"][0]
+        self.assertEqual(fast["tokens"], slow["tokens"])
+        self.assertAlmostEqual(fast["perplexity"]["value"] / slow["perplexity"]["value"], 1, delta=0.01)
+        # All bytes but the first token's ("def") are foreseen.
+        self.assertEqual(fast["bytes"], len(self.TEXT) - 3)
+        bits = math.log2(fast["perplexity"]["value"]) * fast["tokens"] / fast["bytes"]
+        self.assertAlmostEqual(fast["bits_per_byte"]["value"], bits, places=9)
+        self.assertLess(fast["perplexity"]["value"], 8)
+
+    def test_a_model_does_not_differ_from_itself(self):
+        texts = self.eval(self.text, "--against", model)["texts"][0]
+        self.assertEqual((texts["kl_mean"]["value"], texts["logit_gap_max"], texts["top1_agreement"]["value"]), (0, 0, 1))
+        self.assertEqual(texts["cost"], {"value": 0, "low": 0, "high": 0})
+
+    def test_windows_forget_what_was_before(self):
+        long, short = (self.eval(self.text, "--window", w)["texts"][0] for w in ("512", "16"))
+        self.assertEqual(long["tokens"], short["tokens"])
+        self.assertGreater(short["perplexity"]["value"], 1.1 * long["perplexity"]["value"])
+
+    def test_a_changed_model_is_told_and_the_page_is_whole(self):
+        page = os.path.join(self.folder, "page.html")
+        noisy = os.path.join(self.folder, "noisy")
+        shutil.copytree(model, noisy)  # a model that differs: its final norm is halved in places
+        for name in os.listdir(noisy):
+            shard = os.path.join(noisy, name)
+            if name.endswith(".safetensors") and "model.norm.weight" in (tensors := read_shard(shard)):
+                dtype, shape, raw = tensors["model.norm.weight"]
+                tensors["model.norm.weight"] = (dtype, shape, raw[:200] + bytes(200) + raw[400:])
+                write_shard(shard, tensors)
+        found = self.eval(self.text, "code", "--against", noisy,
+                          "--tokens", "300", "--html", page)
+        self.assertEqual([t["name"] for t in found["texts"]], ["a", "code", "all"])
+        everything = found["texts"][-1]
+        self.assertGreater(everything["kl_mean"]["value"], 0.01)
+        self.assertLess(everything["top1_agreement"]["value"], 1)
+        self.assertLess(everything["cost"]["low"], everything["cost"]["high"])
+        self.assertEqual(sum(p["tokens"] for p in everything["kl_by_place"]), everything["tokens"])
+        self.assertEqual(found["worst"], sorted(found["worst"], key=lambda w: -w["kl"]))
+        with open(page, encoding="utf-8") as file:
+            text = file.read()
+        parsed = Page(text)
+        self.assertIn(found["sentence"], parsed.words)
+        tags = {tag for tag, _ in parsed.tags}
+        self.assertLessEqual({"svg", "table", "mark", "blockquote"}, tags)
+        self.assertTrue(tags.isdisjoint({"script", "link", "img", "b"}), tags)  # <b> is the text's own
+        self.assertNotRegex(text, r"(src|href)=")
+        for worst in found["worst"]:
+            self.assertIn(worst["before"], parsed.words)
+
+    def test_tasks_are_answered_exactly(self):
+        answer = run(PROMPT, tokens=12).stdout
+        line = answer.strip("\n").split("\n")[0]
+        tasks = [{"prompt": PROMPT, "expected": answer[:8]}, {"prompt": PROMPT, "expected": answer[:8] + "?"},
+                 {"prompt": PROMPT, "expected": answer[:answer.index(line) + len(line)], "stop": line[-1:] + "\n"},
+                 {"prompt": PROMPT, "expected": answer[:6], "stop": [answer[6:9]]}]
+        file = self.write("tasks.jsonl", "".join(json.dumps(task) + "\n" for task in tasks))
+        found = self.eval(file, "--against", model)
+        self.assertEqual([t["right"] for t in found["tasks"][0]["tasks"]], [True, False, False, True])
+        self.assertEqual((found["tasks"][0]["right"], found["tasks"][0]["right_against"]), (0.5, 0.5))
+        self.assertIn("answers 50.0 % of 4 tasks of tasks exactly", found["sentence"])
+
+    def test_refusals_are_one_line(self):
+        bad = self.write("bad.jsonl", '{"text": "a"}\n{"text": 3}\n')
+        empty = self.write("empty.txt", "")
+        for words, *arguments in (("bad.jsonl:2", bad), ("is empty", empty), ("neither a file nor a suite", "novel"),
+                                  ("cannot be read", "/nowhere.txt"), ("suites is required",),
+                                  ("--window", self.text, "--window", "1"),
+                                  ("/nowhere", self.text, "--against", "/nowhere")):
+            done = tessera("--quiet", "eval", model, *arguments)
+            self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), done.stderr)
+            self.assertIn(words, done.stderr)
+
+    def test_help_has_examples(self):
+        for command in ("eval", "quantize"):
+            self.assertIn("Examples:\n  tessera " + command, tessera(command, "--help").stdout)
 
 
 class Interrupt(unittest.TestCase):

@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "reference/reference.h"
 
+#include "judge/score.h"
 #include "support/seeded.h"
 
 namespace tessera {
@@ -64,6 +65,30 @@ TEST_P(Oracle, LogitsAndEveryLayerAgree) {
     EXPECT_LE(error, 1e-5);
     RecordProperty("relative_error", std::to_string(error));
     std::printf("%s: |difference| / |logits| = %.2e\n", GetParam().c_str(), error);
+}
+
+// Perplexity of the prompt as eval sums it, against the definition on transformers' logits.
+TEST_P(Oracle, PerplexityIsEqual) {
+    const Reference reference(weights_, Rounding::none);
+    Reference::Cache cache;
+    const std::vector<float> logits = reference.logits(reference.forward(cache, prompt_));
+    const auto expected = vector_["logits"].get<std::vector<double>>();
+    const size_t vocab = reference.shape().vocab;
+    // Vectors hold the logits of the last positions.
+    const size_t rows = expected.size() / vocab, first = prompt_.size() - rows;
+    ASSERT_GE(rows, 2u);
+    Sums sums;
+    double nats = 0;
+    for (size_t row = 0; row + 1 < rows; ++row) {
+        const uint32_t next = prompt_[first + row + 1];
+        sums += {1, 1, 0, surprise(std::span(logits).subspan((first + row) * vocab, vocab), next),
+                 0, 0};
+        double sum = 0;
+        for (size_t i = 0; i < vocab; ++i) sum += std::exp(expected[row * vocab + i]);
+        nats -= std::log(std::exp(expected[row * vocab + next]) / sum);
+    }
+    const double perplexity = std::exp(nats / static_cast<double>(rows - 1));
+    EXPECT_NEAR(sums.perplexity() / perplexity, 1, 1e-5);
 }
 
 TEST_P(Oracle, GreedyTokensAreEqual) {
