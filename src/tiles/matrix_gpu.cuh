@@ -75,8 +75,7 @@ __device__ inline uint32_t e2m1_pair(uint32_t word) {
 }
 
 // Four columns of fp8 (bytes 0, 2, 1, 3) times their scale, rounded to bf16. e4m3's bits in a
-// float's places are 2^-120 of its value, subnormals too: `scale` is 2^120 of the block's. (The
-// conversions of the instruction set take twice as long.)
+// float's places are 2^-120 of its value, subnormals too: `scale` is 2^120 of the block's.
 __device__ inline uint2 e4m3_columns(uint32_t word, float scale) {
     const auto value = [&](uint32_t top) {
         return __uint_as_float(static_cast<uint32_t>(static_cast<int32_t>(top) >> 4) &

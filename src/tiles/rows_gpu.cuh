@@ -9,8 +9,7 @@
 
 namespace tessera::gpu {
 
-// a / b for quotients below 2^20: ten instructions instead of twenty-five. What runs once a phase
-// is read from far away, at about a hundred cycles for eight instructions.
+// a / b for quotients below 2^20: ten instructions instead of twenty-five.
 __device__ inline uint32_t divide(uint32_t a, uint32_t b) {
     const auto near = static_cast<uint32_t>(__fdividef(__uint2float_rz(a), static_cast<float>(b)));
     const auto rest = static_cast<int32_t>(a - near * b);  // the quotient is one off at most
