@@ -2,7 +2,7 @@
 # bench/gpu/check.sh BUILD OUT: the GPU's tests and figures, from a build that was made here or elsewhere
 # (BUILD/tests/gpu_tests, BUILD/bench/gpu_steps). In order: tests; the tests once more under
 # compute-sanitizer where it is (small shapes); the card's ceiling; the bundled model; one rank of eight of
-# V2.5-Pro with random weights (74 GB). About eight minutes on an H100. OUT gets a log and JSON of each.
+# V2.5-Pro with random weights (74 GB). A minute on an H100. OUT gets a log and JSON of each.
 set -uo pipefail
 build=${1:?usage: bench/gpu/check.sh BUILD OUT} out=${2:?usage: bench/gpu/check.sh BUILD OUT}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

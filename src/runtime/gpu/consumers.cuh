@@ -1,5 +1,5 @@
 // The consumers: warps that do a phase's work on their block's share, page by page. Between phases
-// they wait for all blocks; within one they wait for pages alone: a unit's panels are dealt out
+// they wait for all blocks; within one they wait for pages alone: a unit's pages are dealt out
 // among them, and the last to be done with a unit adds up what all have of it.
 #pragma once
 

@@ -11,8 +11,8 @@ namespace tessera::gpu {
 namespace {
 
 // What decides how a matrix is cut: what a block streams, and what it takes to add up a group that
-// blocks share (measured on an H100: an arrival, a read of the parts, and the barriers of the block
-// around them).
+// blocks share: an arrival, a read of the parts, and the barriers of the block around them. For an
+// H100; the second is an estimate.
 constexpr double kBytesPerUs = 24e3, kSharedUs = 3;
 constexpr uint32_t kCutsMax = 16;
 constexpr uint32_t kLabelBytes = 32;  // of a Page in block.cuh

@@ -11,7 +11,8 @@
 namespace tessera::gpu {
 namespace {
 
-// Within 2^-62 and 2^62: see kMxfp4Unscale in tiles/matrix_gpu.cuh.
+// Of mxfp4: within 2^-62 and 2^62, so that no sum leaves a float's range on the way; of fp8: as in
+// tiles/matrix_gpu.cuh, which only CUDA includes.
 constexpr uint8_t kScaleMin = 65, kScaleMax = 189;
 constexpr float kFp8ScaleMax = 0x1p7f;
 
