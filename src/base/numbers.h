@@ -67,6 +67,7 @@ constexpr float e4m3_to_float(uint8_t byte) {
 inline constexpr std::array<float, 16> kE2m1 = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,
                                                 4.0f,  6.0f,  -0.0f, -0.5f, -1.0f, -1.5f,
                                                 -2.0f, -3.0f, -4.0f, -6.0f};
+inline constexpr uint32_t kE2m1ExponentMax = 2;  // 6 is 1.5 x 2^2
 
 inline constexpr uint8_t kE8m0NaN = 255;
 
@@ -76,8 +77,7 @@ constexpr float e8m0_to_float(uint8_t byte) {
     return byte == 0 ? 0x1p-127f : std::bit_cast<float>(static_cast<uint32_t>(byte) << 23);
 }
 
-inline constexpr uint32_t kMxBlock =
-    32;  // elements that share one e8m0 scale, along the input axis
+inline constexpr uint32_t kMxBlock = 32;    // elements that share one e8m0 scale, along the input
 inline constexpr uint32_t kFp8Block = 128;  // an e4m3 scale covers 128 rows x 128 columns
 
 }  // namespace tessera

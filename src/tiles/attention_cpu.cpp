@@ -180,6 +180,7 @@ const Kernels kTable = {
     norm,
     quantize_int16,
     quantize_int8,
+    to_mxfp4,
     gate,
     add_weighted,
     add_residual,

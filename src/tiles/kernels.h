@@ -62,6 +62,9 @@ struct AttendTask {
 };
 inline constexpr size_t kScoreStride = kChunkKeys + 2 * kUnitRows;
 
+// From this exponent field on, what divides two codes is a normal bf16 at every block's scale.
+inline constexpr uint32_t kToMxfp4FieldMin = 5;
+
 struct Kernels {
     Isa isa;
 
@@ -87,6 +90,13 @@ struct Kernels {
     // One row of `blocks` blocks of 32: codes = round(x / scale), the largest being 32767 or 127.
     void (*quantize_int16)(const float* x, uint32_t blocks, Int16Block* out);
     void (*quantize_int8)(const float* x, uint32_t blocks, Int8Block* out);
+
+    // `blocks` blocks of 32 bf16, wherever they lie, become mxfp4 by the nearest rule of
+    // weights/quantize.h: 16 bytes of codes and one of scale each. Ends before the first block whose
+    // largest magnitude has an exponent field below kToMxfp4FieldMin, or that holds NaN or infinity;
+    // returns how many it did.
+    uint32_t (*to_mxfp4)(const std::byte* row, uint32_t blocks, std::byte* codes,
+                         std::byte* scales);
 
     // out[count] = bf16(silu(bf16(gate)) * bf16(up)), as floats.
     void (*gate)(const float* gate, const float* up, uint32_t count, float* out);

@@ -19,6 +19,7 @@ void multiply_int8(const std::byte* weights, uint32_t units, uint32_t panels,
 void norm(const float* x, const float* gain, uint32_t width, float epsilon, float* out);
 void quantize_int16(const float* x, uint32_t blocks, Int16Block* out);
 void quantize_int8(const float* x, uint32_t blocks, Int8Block* out);
+uint32_t to_mxfp4(const std::byte* row, uint32_t blocks, std::byte* codes, std::byte* scales);
 void gate(const float* gate, const float* up, uint32_t count, float* out);
 void add_weighted(const float* x, float weight, uint32_t count, float* sum);
 void add_residual(const float* update, uint32_t count, float* x);

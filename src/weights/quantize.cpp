@@ -12,10 +12,6 @@
 namespace tessera {
 namespace {
 
-constexpr int16_t kMagnitude = 0x7fff;  // of a bf16's bits: all but the sign
-constexpr uint32_t kInfinity = 0x7f80;  // from here on: no number
-constexpr int kE2m1ExponentMax = 2;     // 6 is 1.5 x 2^2
-
 // What divides code k from k + 1, and whether it belongs to k + 1 itself: the even code has it.
 struct Threshold {
     float value;
@@ -36,8 +32,6 @@ void pack_codes(const std::array<uint16_t, kMxBlock>& codes, std::byte* out) {
     for (uint32_t i = 0; i < kMxBlock / 2; ++i)
         out[i] = static_cast<std::byte>(codes[2 * i] | codes[2 * i + 1] << 4);
 }
-
-// ------------------------------------------------------------------ any floats, any scale
 
 // The code of a magnitude that was divided by its scale.
 uint16_t code_of(float scaled) {
@@ -109,76 +103,28 @@ bool quantize_block(std::span<const float, kMxBlock> block, BlockRounding roundi
     return true;
 }
 
-// ------------------------------------------------------------------ bf16, nearest
-
-// From this exponent field on every threshold times its block's scale is a normal number.
-constexpr uint32_t kExactFieldMin = 5;
-
-// Eight lanes, which every instruction set has; the compiler takes wider ones where it may.
-constexpr uint32_t kLanes = 8;
-using Lanes [[gnu::vector_size(2 * kLanes)]] = int16_t;
-using HalfBytes [[gnu::vector_size(kLanes)]] = uint8_t;
-using Block = std::array<Lanes, kMxBlock / kLanes>;
-
-// The largest magnitude's bits. Magnitudes compare like their bits.
-uint32_t largest_bits(const Block& magnitudes) {
-    Lanes most = magnitudes[0];
-    for (const Lanes& some : magnitudes) most = some > most ? some : most;
-    // In halves; eight extractions, and a threshold scaled at a time, cost 6 % more in all.
-    const auto fold = [&](const Lanes& other) { most = other > most ? other : most; };
-    fold(__builtin_shufflevector(most, most, 4, 5, 6, 7, 0, 1, 2, 3));
-    fold(__builtin_shufflevector(most, most, 2, 3, 0, 1, 6, 7, 4, 5));
-    fold(__builtin_shufflevector(most, most, 1, 0, 3, 2, 5, 4, 7, 6));
-    return static_cast<uint32_t>(most[0]);
-}
-
-// A threshold times a power of two is the threshold's bits with another exponent, so elements are
-// compared with seven integers, 16 bits each, and no float is anywhere.
-void quantize_bits(const Block& bits, const Block& magnitudes, uint8_t byte, std::byte* out) {
-    const Lanes scale = Lanes{} + static_cast<int16_t>((byte - 127) * 128);
-    std::array<Lanes, std::size(kThresholds)> limits;
-    for (size_t k = 0; k < limits.size(); ++k) {
-        const int limit = to_bf16(kThresholds[k].value).bits - (kThresholds[k].rounds_up ? 1 : 0);
-        limits[k] = scale + static_cast<int16_t>(limit);
-    }
-    for (uint32_t i = 0; i < bits.size(); ++i) {
-        Lanes code = bits[i] >> 12 & 8;                                   // the sign
-        for (const Lanes& limit : limits) code -= magnitudes[i] > limit;  // true is -1
-        const auto bytes = __builtin_convertvector(code, HalfBytes);
-        uint64_t pairs;
-        std::memcpy(&pairs, &bytes, sizeof(pairs));
-        pairs = (pairs | pairs >> 4) & 0x00ff00ff00ff00ffu;
-        pairs = (pairs | pairs >> 8) & 0x0000ffff0000ffffu;
-        const auto four = static_cast<uint32_t>(pairs | pairs >> 16);
-        std::memcpy(out + i * sizeof(four), &four, sizeof(four));
-    }
-}
-
 }  // namespace
 
 bool quantize_nearest(std::span<const std::byte> row, std::span<std::byte> codes,
-                      std::span<std::byte> scales) {
+                      std::span<std::byte> scales, const Kernels& kernels) {
     const size_t columns = row.size() / sizeof(bf16);
-    CHECK(row.size() % sizeof(Block) == 0);
+    CHECK(row.size() % (kMxBlock * sizeof(bf16)) == 0);
     CHECK(codes.size() == columns / 2 && scales.size() == columns / kMxBlock);
-    for (size_t block = 0; block < scales.size(); ++block) {
-        Block bits, magnitudes;
-        std::memcpy(bits.data(), row.data() + block * sizeof(bits), sizeof(bits));
-        for (uint32_t i = 0; i < bits.size(); ++i) magnitudes[i] = bits[i] & kMagnitude;
-        const uint32_t largest = largest_bits(magnitudes);
-        if (largest >= kInfinity) return false;
-        const uint32_t field = largest >> 7;
-        std::byte* const out = codes.data() + block * kMxBlock / 2;
-        if (field >= kExactFieldMin) {
-            scales[block] = static_cast<std::byte>(scale_byte(field));
-            quantize_bits(bits, magnitudes, scale_byte(field), out);
-            continue;
-        }
-        Magnitudes values;
-        for (uint32_t i = 0; i < kMxBlock; ++i)
-            values[i] = to_float({static_cast<uint16_t>(bits[i / kLanes][i % kLanes])});
-        const bool finite = quantize_block(values, BlockRounding::nearest, {}, out, &scales[block]);
-        CHECK(finite);
+    const auto blocks = static_cast<uint32_t>(scales.size());
+    for (uint32_t block = 0; block < blocks; ++block) {
+        block += kernels.to_mxfp4(row.data() + size_t{block} * kMxBlock * sizeof(bf16),
+                                  blocks - block, codes.data() + size_t{block} * kMxBlock / 2,
+                                  scales.data() + block);
+        if (block == blocks) break;
+        // One that the kernel leaves: too small for its integers, or no numbers.
+        const size_t at = size_t{block} * kMxBlock;
+        std::array<bf16, kMxBlock> bits;
+        std::memcpy(bits.data(), row.data() + at * sizeof(bf16), sizeof(bits));
+        std::array<float, kMxBlock> values;
+        std::ranges::transform(bits, values.begin(), to_float);
+        if (!quantize_block(values, BlockRounding::nearest, {}, codes.data() + at / 2,
+                            &scales[block]))
+            return false;
     }
     return true;
 }

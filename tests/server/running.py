@@ -12,6 +12,10 @@ import time
 DEADLINE_S = 300  # generous: sanitized builds on busy machines
 program = model = None  # from the command line
 
+# The server's own deadlines are as generous, or a slow build cuts off what a test waits for. A test of a
+# deadline gives its flag.
+PATIENCE = {f"TESSERA_{name}_S": str(DEADLINE_S) for name in ("HEADER", "BODY", "IDLE", "WRITE", "DRAIN", "WATCHDOG")}
+
 
 class Server:
     """`tessera serve` on a free port, ready unless `wait` is false. Ends with stop()."""
@@ -20,7 +24,7 @@ class Server:
         self.lines = []
         self.changed = threading.Condition()
         self.process = subprocess.Popen([program, "serve", model, "--port", "0", *flags], stderr=subprocess.PIPE,
-                                        env={**os.environ, **(environment or {})})
+                                        env={**os.environ, **PATIENCE, **(environment or {})})
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
         self.port = int(self.wait_for(r"listening on http://127\.0\.0\.1:(\d+)")[1])

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ struct Rounded {
     bool finite;
     uint8_t scale;
     std::string codes;  // a hexadecimal digit an element
+
+    bool operator==(const Rounded&) const = default;
 };
 
 std::string digits(const std::byte* codes) {
@@ -37,10 +40,21 @@ std::string digits(const std::byte* codes) {
     return text;
 }
 
+// What every instruction set of this processor says alike.
 Rounded as_bits(const std::vector<uint16_t>& bits) {
-    std::byte codes[kCodeBytes], scale[1];
-    const bool finite = quantize_nearest(std::as_bytes(std::span(bits)), codes, scale);
-    return {finite, std::to_integer<uint8_t>(scale[0]), digits(codes)};
+    std::optional<Rounded> found;
+    for (const Isa isa : kIsas) {
+        const Kernels* const kernels = find_kernels(isa);
+        if (kernels == nullptr) continue;
+        std::byte codes[kCodeBytes] = {}, scale[1] = {};
+        const bool finite = quantize_nearest(std::as_bytes(std::span(bits)), codes, scale, *kernels);
+        Rounded one{finite, std::to_integer<uint8_t>(scale[0]), digits(codes)};
+        if (found && finite) {
+            EXPECT_EQ(one, *found) << isa_name(isa);
+        }
+        found = std::move(one);
+    }
+    return *found;
 }
 
 Rounded as_floats(const std::vector<uint16_t>& bits, BlockRounding rounding,
