@@ -413,6 +413,7 @@ constexpr const char* kExamples = R"(Examples:
   tessera bench decode --rows 64 --context 0 1024         tokens/s of a prompt
   tessera bench activations FILE... --reference-tokens 4096
   tessera bench speculation --suite code edit             tokens/s with and without drafts
+  tessera bench masks tests/grammar/schemas.json          answers held to a schema
   tessera bench decode --rows 8 --trace step.json         a timeline for ui.perfetto.dev
 Shares are of the read bandwidth that is measured in turns with the steps.
 )";
@@ -469,6 +470,7 @@ void add_bench(CLI::App& program) {
     decode.add_option("--trace", options->trace, "Write a timeline of the last steps");
     decode.callback([options] { bench_decode(*options); });
     add_bench_activations(bench);
+    add_bench_masks(bench);
     add_bench_speculation(bench);
     add_bench_quantize(bench);
 }

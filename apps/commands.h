@@ -19,6 +19,7 @@ void add_bench(CLI::App& program);
 void add_bench_activations(CLI::App& bench);
 void add_bench_speculation(CLI::App& bench);
 void add_bench_quantize(CLI::App& bench);
+void add_bench_masks(CLI::App& bench);
 void add_explain(CLI::App& program);
 void add_compare(CLI::App& program);
 void add_keys(CLI::App& program);

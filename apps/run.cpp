@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/progress.h"
 #include "tessera/session.h"
@@ -40,6 +41,9 @@ struct RunOptions {
     std::string engine = "cpu", activations = "bf16";
     uint32_t tokens_max = kTokensMaxDefault;
     std::vector<std::string> stops;
+    bool json = false;
+    std::string json_schema;  // a file
+    std::optional<Constraint> constraint;
 };
 
 void write_out(std::string_view text) {
@@ -83,6 +87,23 @@ std::optional<std::string> given_prompt(const RunOptions& options) {
     if (!options.prompt.empty()) return options.prompt;
     if (isatty(STDIN_FILENO) == 1) return std::nullopt;
     return read_all(std::cin);
+}
+
+// What the answer has to be; none: anything.
+std::optional<Constraint> wanted_constraint(const RunOptions& options) {
+    if (!options.json && options.json_schema.empty()) return std::nullopt;
+    OrderedJson schema = {{"type", "object"}};
+    if (!options.json_schema.empty()) {
+        std::ifstream file(options.json_schema, std::ios::binary);
+        if (!file) fail("{}: cannot be read", options.json_schema);
+        schema = parse_json_in_order(read_all(file), options.json_schema);
+    }
+    Constraint::OrProblem made = Constraint::json_schema(schema);
+    if (const auto* problem = std::get_if<std::string>(&made))
+        fail("{}: {}", options.json_schema, *problem);
+    auto& constraint = std::get<Constraint>(made);
+    constraint.after_reasoning = options.chat && options.think;
+    return std::move(constraint);
 }
 
 Model load(const RunOptions& options) {
@@ -160,6 +181,7 @@ class Dialogue {
                  model_.info().context_tokens);
         }
         if (!session_->append(fresh, [] { return !interrupted(); })) return restart();
+        if (options_.constraint) session_->constrain(*options_.constraint);
         known_ = tokens;
     }
 
@@ -269,6 +291,7 @@ constexpr const char* kExamples = R"(Examples:
   tessera run                                          an interactive session
   tessera run --model ~/models/MiMo-V2-Flash "Once"    another checkpoint
   tessera run --speculate off "def fibonacci(n):"      one token a step: the same text
+  tessera run --json-schema order.json "An order:"     JSON that fits a schema
 Exit code: 0, 2 for an error, 130 if interrupted.
 )";
 
@@ -312,6 +335,9 @@ void add_run(CLI::App& program) {
     run.add_option("--stop", options->stops,
                    R"(End before this text (repeatable; \n and \t are understood))")
         ->allow_extra_args(false);
+    run.add_flag("--json", options->json, "The answer is a JSON object");
+    run.add_option("--json-schema", options->json_schema,
+                   "The answer is JSON that fits the schema in this file");
     run.add_option("--context", options->loading.context,
                    "Tokens of prompt and answer at most (default: the model's, up to 32768)");
     run.add_option("--threads", options->loading.threads, "Workers (default: all cores allowed)")
@@ -344,8 +370,11 @@ void add_run(CLI::App& program) {
         }
         const std::optional<std::string> prompt = given_prompt(*options);
         if (prompt && prompt->empty()) fail("the prompt is empty: give some text to continue");
+        options->constraint = wanted_constraint(*options);
         catch_interrupts();
         const Model model = load(*options);
+        if (options->constraint && !model.info().constrains)
+            fail("--json: not every byte is a token of this model, so it cannot be held to a form");
         if (!prompt) return run_interactive(model, *options);
         if (const int code = run_once(model, *options, *prompt)) throw CLI::RuntimeError(code);
     });

@@ -47,6 +47,7 @@ struct ModelInfo {
     std::vector<Token> end_tokens;  // any of these ends an answer
     Sampling recommended;           // of generation_config.json
     std::string drafter;            // what drafts; empty: nothing but text that repeats itself
+    bool constrains;                // Session::constrain() works: each byte is a token
 };
 
 class Model {
@@ -58,6 +59,10 @@ class Model {
     // Bytes a second at which the workers read the model's weights and do nothing else: the ceiling
     // of decoding on this machine. Takes about a tenth of a second. 0 for the reference.
     double read_bandwidth() const;
+
+    // Sorts the vocabulary for constraints, a tenth of a second for a large one, instead of when
+    // the first of them is used.
+    void prepare_constraints() const;
 
     const ModelInfo& info() const;
     bool is_end(Token token) const;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 
+#include "tessera/constraint.h"
 #include "tessera/likelihood.h"
 #include "tessera/model.h"
 #include "tessera/sampling.h"
@@ -56,6 +57,10 @@ class Session {
 
     // From here on likelihood() is known, with the `top` most likely tokens; at most kTopMax.
     void watch_likelihood(uint32_t top);
+
+    // The answer to what was appended has to be this; until the next append() or begin(). Only
+    // where ModelInfo::constrains.
+    void constrain(const Constraint& constraint);
 
     // ---- the answer
 

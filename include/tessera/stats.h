@@ -16,9 +16,9 @@ struct Stats {
     double bytes = 0;  // of weights and cache that those passes read, as the checkpoint stores them
     double experts = 0;  // distinct ones, a pass and layer of experts on average; 0: not counted
     double read_bandwidth = 0;  // bytes a second that the machine can read; 0: not measured
-    // Speculation: steps with a drafted block, and with drafts copied from the text itself; by
-    // slot, how often a draft was verified, and stood.
-    uint32_t drafted = 0, copied = 0;
+    // Speculation: steps with a drafted block, with drafts copied from the text itself, and with
+    // drafts that a constraint demands; by slot, how often a draft was verified, and stood.
+    uint32_t drafted = 0, copied = 0, forced = 0;
     std::array<uint32_t, 7> verified{}, accepted{};
     double draft_seconds = 0;            // of `seconds`
     uint64_t hash = 0xcbf29ce484222325;  // FNV-1a over the generated ids, little-endian u32

@@ -293,6 +293,8 @@ void Controller::observe(const Outcome& outcome, std::span<const float> confiden
             calibration_.observe(confidence, outcome.verified, outcome.accepted);
             observe_block(tokens, seconds);
             break;
+        case DraftSource::forced:
+            CHECK(false);
     }
 }
 

@@ -21,7 +21,8 @@ enum class DraftMode : uint8_t {
     fixed,      // always the drafter's whole block; for measurements
 };
 
-enum class DraftSource : uint8_t { none, block, suffix };
+// `forced`: a grammar knows what follows; nobody's estimate is asked for or learns from it.
+enum class DraftSource : uint8_t { none, block, suffix, forced };
 
 struct ControllerOptions {
     DraftMode mode = DraftMode::automatic;
@@ -94,6 +95,9 @@ class Controller {
 
         friend bool operator==(const Plan&, const Plan&) = default;
     };
+
+    // Drafts that a step may verify, whoever makes them.
+    uint32_t drafts_max() const { return options_.mode == DraftMode::off ? 0 : options_.max_draft; }
 
     // Before anything is drafted. `suffix_length`: tokens of the text's own end found earlier, 0 if
     // none; `room`: drafts that still fit the context and the wanted length. Each plan is followed

@@ -20,7 +20,10 @@ class Sampler {
     // `sampling` has no problem(). Allocates here and never again.
     Sampler(const Sampling& sampling, uint32_t vocab);
 
-    // The token at `position` of the text, from its logits [vocab]. Masks come in the order top-k,
+    uint32_t vocab() const { return static_cast<uint32_t>(sorted_.size()); }
+
+    // The token at `position` of the text, from its logits [vocab], of which those that are
+    // -infinity are never chosen; at least one is not. Masks come in the order top-k,
     // top-p (of what top-k left), min-p, all on the tempered distribution; the most likely token
     // always stays. The lower id wins a tie.
     uint32_t choose(std::span<const float> logits, uint64_t position);

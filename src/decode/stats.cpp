@@ -12,6 +12,7 @@ std::string Stats::line() const {
     if (drafted + copied > 0)
         line += fmt::format(" ({:.0f} % drafted, {:.2f} ms a draft, {:.0f} % copied)",
                             100.0 * drafted / steps, ms_per_draft(), 100.0 * copied / steps);
+    if (forced > 0) line += fmt::format(" ({:.0f} % forced)", 100.0 * forced / steps);
     if (bytes > 0) line += fmt::format("; {:.2f} GB/s", 1e-9 * bytes_per_second());
     if (bytes > 0 && read_bandwidth > 0)
         line += fmt::format(", {:.0f} % of what the machine reads",

@@ -1,7 +1,9 @@
 #include "decode/stream.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 
 #include "base/check.h"
 #include "tiles/kernels.h"
@@ -79,6 +81,7 @@ void Stream::append(std::span<const uint32_t> tokens) {
 
 void Stream::truncate(uint32_t length) {
     CHECK(length <= taken_);
+    guide_ = nullptr;
     tokens_.resize(length);
     suffix_.truncate(length);
     taken_ = length;
@@ -92,7 +95,8 @@ void Stream::choose(std::span<const float> logits) {
 }
 
 void Stream::choose_and_push(std::span<const float> logits) {
-    const uint32_t token = sampler_.choose(penalized(logits), tokens_.size());
+    const uint32_t token = sampler_.choose(guided(penalized(logits)), tokens_.size());
+    if (guide_ != nullptr) guide_->push(token);
     if (watching_) likelihoods_[tokens_.size() % kRowsMax] = likelihood_of(logits, token, top_);
     if (!counts_.empty() && counts_[token]++ == 0) counted_.push_back(token);
     push(token);
@@ -105,6 +109,48 @@ std::span<const float> Stream::penalized(std::span<const float> logits) {
         penalized_[token] -=
             presence_penalty_ + frequency_penalty_ * static_cast<float>(counts_[token]);
     return penalized_;
+}
+
+void Stream::follow(Guide* guide) {
+    CHECK(ready() == 0);
+    guide_ = guide;
+    guided_.resize(sampler_.vocab());
+}
+
+// Logits of what is not allowed are -infinity: no noise and no mask of the sampler brings them
+// back.
+std::span<const float> Stream::guided(std::span<const float> logits) {
+    if (guide_ == nullptr) return logits;
+    const std::span<const uint64_t> allowed = guide_->allowed();
+    if (allowed.empty()) return logits;
+    constexpr size_t kBits = 64;
+    CHECK(allowed.size() * kBits >= logits.size());
+    std::ranges::fill(guided_, -std::numeric_limits<float>::infinity());
+    for (size_t word = 0; word * kBits < logits.size(); ++word) {
+        const size_t begin = word * kBits, count = std::min(kBits, logits.size() - begin);
+        if (allowed[word] == ~uint64_t{0}) {
+            std::ranges::copy(logits.subspan(begin, count), guided_.begin() + begin);
+            continue;
+        }
+        for (uint64_t bits = allowed[word]; bits != 0; bits &= bits - 1) {
+            const size_t token = begin + static_cast<size_t>(std::countr_zero(bits));
+            if (token < logits.size()) guided_[token] = logits[token];
+        }
+    }
+    return guided_;
+}
+
+// How many of the rows' drafts are allowed, one after the other.
+uint32_t Stream::allowed_drafts() {
+    uint32_t count = 0;
+    for (; count + 1 < row_count_; ++count) {
+        const uint32_t token = rows_[count + 1];
+        const std::span<const uint64_t> allowed = guide_->allowed();
+        if (!allowed.empty() && (allowed[token / 64] >> token % 64 & 1) == 0) break;
+        guide_->push(token);
+    }
+    guide_->pop(count);
+    return count;
 }
 
 void Stream::watch_likelihood(uint32_t top) {
@@ -124,20 +170,29 @@ Controller::Plan Stream::plan(uint32_t rows_max) {
     rows_[0] = tokens_.back();
     row_count_ = 1;
     confidences_ = 0;
+    if (guide_ != nullptr) {
+        const uint32_t most = std::min(drafts_max, controller_.drafts_max());
+        const uint32_t forced = guide_->forced(std::span(rows_).subspan(1, most));
+        row_count_ += forced;
+        if (forced > 0) return plan_ = {DraftSource::forced, forced};
+    }
     const SuffixMatcher::Match match = suffix_.find(std::span(rows_).subspan(1, drafts_max));
     plan_ = controller_.plan(match.length, drafts_max);
     if (plan_.source == DraftSource::suffix) row_count_ += plan_.count;
+    if (guide_ != nullptr) row_count_ = 1 + allowed_drafts();
     return plan_;
 }
 
 void Stream::draft(const Logits& slots) {
     CHECK(plan_.source == DraftSource::block);
     for (uint32_t i = 0; i < plan_.count; ++i) {
-        const std::span<const float> logits = slots(i + 1);
         // Without the penalties of the block's own drafts: they cost agreement, never a token.
-        rows_[i + 1] = sampler_.choose(penalized(logits), tokens_.size() + i);
+        const std::span<const float> logits = guided(penalized(slots(i + 1)));
+        rows_[i + 1] = sampler_.choose(logits, tokens_.size() + i);
         confidence_[i] = probability(logits, rows_[i + 1], temperature_);
+        if (guide_ != nullptr) guide_->push(rows_[i + 1]);
     }
+    if (guide_ != nullptr) guide_->pop(plan_.count);
     confidences_ = plan_.count;
     row_count_ = 1 + controller_.depth(std::span(confidence_).first(confidences_));
 }
@@ -159,8 +214,10 @@ void Stream::settle(double seconds, double beside) {
     stats_.seconds += seconds + beside;
     stats_.drafted += confidences_ > 0 ? 1 : 0;
     stats_.copied += plan_.source == DraftSource::suffix ? 1 : 0;
+    stats_.forced += plan_.source == DraftSource::forced ? 1 : 0;
     for (uint32_t i = 0; i < verified; ++i) ++stats_.verified[i];
     for (uint32_t i = 0; i < accepted_; ++i) ++stats_.accepted[i];
+    if (plan_.source == DraftSource::forced) return;
     controller_.observe({plan_.source, verified, accepted_, seconds},
                         std::span(confidence_).first(confidences_));
 }

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "decode/controller.h"
+#include "decode/guide.h"
 #include "decode/sample.h"
 #include "decode/suffix.h"
 #include "tessera/likelihood.h"
@@ -58,6 +59,10 @@ class Stream {
     void watch_likelihood(uint32_t top);
     const Likelihood& likelihood() const;
 
+    // From here on only what the guide allows is chosen; until the text is appended to or cut. It
+    // outlives that.
+    void follow(Guide* guide);
+
     // Both drop what is ready: nobody has seen it.
     void append(std::span<const uint32_t> tokens);
     void truncate(uint32_t length);
@@ -94,6 +99,8 @@ class Stream {
     void push(uint32_t token);
     void choose_and_push(std::span<const float> logits);
     std::span<const float> penalized(std::span<const float> logits);
+    std::span<const float> guided(std::span<const float> logits);
+    uint32_t allowed_drafts();
 
     Sampler sampler_;
     float temperature_;
@@ -107,6 +114,9 @@ class Stream {
     float presence_penalty_, frequency_penalty_;
     std::vector<uint32_t> counts_, counted_;
     std::vector<float> penalized_;
+
+    Guide* guide_ = nullptr;
+    std::vector<float> guided_;  // logits, without those that are not allowed
 
     bool watching_ = false;
     uint32_t top_ = 0;

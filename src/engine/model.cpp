@@ -177,7 +177,8 @@ Model Model::load(const std::filesystem::path& folder, const LoadOptions& option
                    weights.bytes,
                    generation.end_tokens,
                    {},
-                   ""};
+                   "",
+                   has_every_byte(tokenizer)};
     info.recommended.temperature = generation.temperature;
     info.recommended.top_p = generation.top_p;
     info.recommended.top_k = generation.top_k;
@@ -198,6 +199,10 @@ Model Model::load(const std::filesystem::path& folder, const LoadOptions& option
 double Model::read_bandwidth() const {
     const std::scoped_lock lock(parts_->turn);
     return parts_->backend->read_bandwidth();
+}
+
+void Model::prepare_constraints() const {
+    parts_->vocabulary_of_grammars();
 }
 
 const ModelInfo& Model::info() const {

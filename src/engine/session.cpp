@@ -76,6 +76,7 @@ struct Session::State {
     bool speculates;
     bool learns;  // for later sessions
     std::optional<Experience>& learnt;
+    std::unique_ptr<GrammarGuide> guide;  // that the stream follows
     Stream stream;
     bool reading = false;       // begin() was called, and read_on() has not come to the end
     uint32_t known_unread = 0;  // of what is to be read, tokens that the text had before
@@ -192,6 +193,16 @@ void Session::restart(const Sampling& sampling, const Speculation& speculation) 
 void Session::watch_likelihood(uint32_t top) {
     CHECK(top <= Likelihood::kTopMax);
     state_->stream.watch_likelihood(top);
+}
+
+void Session::constrain(const Constraint& constraint) {
+    State& s = *state_;
+    CHECK(s.model.info().constrains);
+    s.parts().vocabulary_of_grammars();
+    const std::scoped_lock lock(s.parts().turn);
+    s.guide = std::make_unique<GrammarGuide>(s.parts().masks_of(constraint.program_),
+                                             s.parts().tokenizer, constraint);
+    s.stream.follow(s.guide.get());
 }
 
 // ------------------------------------------------------------------ the answer

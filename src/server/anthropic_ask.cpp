@@ -169,18 +169,9 @@ void read_tool_choice(Fields& fields, Ask& ask, Conversation& conversation) {
     if (type == "none") {
         conversation.tools = nullptr;
     } else if (type == "any" || type == "tool") {
-        const OrderedJson& tools = conversation.tools;
-        if (!tools.is_array()) {
-            choice.refuse("type", "a call is required without tools");
-        } else if (type == "any" && tools.size() > 1) {
-            choice.refuse("type", "\"any\" is supported for one tool only", 501);
-        } else {
-            const std::string name = type == "any" ? tools[0]["function"]["name"].get<std::string>()
-                                                   : choice.text("name").value_or("");
-            const auto begins = forced_call(tools, name);
-            if (!begins) choice.refuse("name", "names none of the tools");
-            conversation.reply_begins = begins.value_or("");
-        }
+        const std::string name = type == "any" ? "" : choice.text("name").value_or("");
+        if (type == "tool" && name.empty()) choice.refuse("name", "expected the name of a tool");
+        if (!choice.problem()) force_call(choice, "name", name, conversation);
     } else if (type != "auto") {
         choice.refuse("type", "expected auto, any, tool or none");
     }
@@ -198,6 +189,30 @@ bool read_thinking(Fields& fields) {
     thinking.integer("budget_tokens", 1, kTokensMax);
     if (thinking.problem()) fields.refuse(*thinking.problem());
     return type != "disabled";
+}
+
+// "output_config": {"format": {"type": "json_schema", "schema": …}}; older clients have the inner
+// part as "output_format".
+void read_output_format(Fields& fields, Conversation& conversation) {
+    std::string path = "output_format";
+    const OrderedJson* format = fields.object(path);
+    if (const OrderedJson* const config = fields.object("output_config")) {
+        path = "output_config.format";
+        Fields inner(*config, "output_config");
+        format = inner.object("format");
+        if (inner.problem()) fields.refuse(*inner.problem());
+    }
+    if (format == nullptr) return;
+    Fields inner(*format, path);
+    const OrderedJson* const schema = inner.object("schema");
+    if (inner.text("type").value_or("") != "json_schema") {
+        inner.refuse("type", "expected json_schema");
+    } else if (schema == nullptr) {
+        inner.refuse("schema", "expected a schema, an object");
+    } else {
+        force_schema(inner, "schema", *schema, conversation);
+    }
+    if (inner.problem()) fields.refuse(*inner.problem());
 }
 
 }  // namespace
@@ -218,6 +233,7 @@ OrProblem<Ask> parse_message(const OrderedJson& body, const Sampling& recommende
     conversation.tools = read_tools(fields);
     if (!fields.problem()) read_tool_choice(fields, ask, conversation);
     conversation.thinking = read_thinking(fields) && conversation.reply_begins.empty();
+    if (!fields.problem()) read_output_format(fields, conversation);
     ask.prompt = std::move(conversation);
 
     const auto tokens = fields.integer("max_tokens", 1, kTokensMax);

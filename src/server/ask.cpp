@@ -93,23 +93,40 @@ bool is_function_name(std::string_view name) {
     return !name.empty() && name.size() <= kBytesMax && std::ranges::all_of(name, fits);
 }
 
-std::optional<std::string> forced_call(const OrderedJson& tools, std::string_view name) {
-    for (const OrderedJson& tool : tools) {
-        const OrderedJson& function = tool["function"];
-        if (function["name"].get_ref<const std::string&>() != name) continue;
-        std::string begins = fmt::format("<tool_call>\n<function={}>\n", name);
-        const auto parameters = function.find("parameters");
-        if (parameters == function.end() || !parameters->is_object()) return begins;
-        const auto required = parameters->find("required");
-        if (required == parameters->end() || !required->is_array() || required->empty())
-            return begins;
-        // Only a plain name: whatever else a schema says must not become a marker.
-        const OrderedJson& first = required->front();
-        if (first.is_string() && is_function_name(first.get_ref<const std::string&>()))
-            begins += fmt::format("<parameter={}>", first.get_ref<const std::string&>());
-        return begins;
+namespace {
+
+void constrain(Fields& fields, std::string_view field, Constraint::OrProblem made,
+               Conversation& conversation) {
+    if (const auto* problem = std::get_if<std::string>(&made)) {
+        fields.refuse(field, *problem);
+    } else {
+        conversation.constraint = std::move(std::get<Constraint>(made));
     }
-    return std::nullopt;
+}
+
+}  // namespace
+
+void force_call(Fields& fields, std::string_view field, std::string_view name,
+                Conversation& conversation) {
+    OrderedJson callable = OrderedJson::array();
+    if (conversation.tools.is_array()) {
+        for (const OrderedJson& tool : conversation.tools)
+            if (name.empty() || tool["function"]["name"] == std::string(name))
+                callable.push_back(tool);
+    }
+    if (callable.empty())
+        return fields.refuse(
+            field, name.empty() ? "a call is required without tools" : "names none of the tools");
+    constrain(fields, field, Constraint::tool_call(callable), conversation);
+    if (conversation.constraint)
+        conversation.reply_begins = "<tool_call>" + conversation.constraint->begins;
+}
+
+void force_schema(Fields& fields, std::string_view field, const OrderedJson& schema,
+                  Conversation& conversation) {
+    if (conversation.tools.is_array())
+        return fields.refuse(field, "is not supported beside tools that may be called", 501);
+    constrain(fields, field, Constraint::json_schema(schema), conversation);
 }
 
 }  // namespace tessera

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "server/fields.h"
+#include "tessera/constraint.h"
 #include "tessera/model.h"
 #include "tessera/session.h"
 
@@ -18,7 +19,8 @@ struct Conversation {
     std::vector<Turn> turns;
     OrderedJson tools = nullptr;  // OpenAI's form; null where none may be called
     bool thinking = false;
-    std::string reply_begins;  // a call that the client asked for; empty: the model's choice
+    std::string reply_begins;              // where the client asked for a call; else empty
+    std::optional<Constraint> constraint;  // what the reply, behind that, has to be
 };
 
 struct Ask {
@@ -56,8 +58,13 @@ std::string read_model(Fields& fields);
 std::optional<OrderedJson> parse_arguments(const std::string& text);
 bool is_function_name(std::string_view name);
 
-// How a reply begins that calls the tool `name`, of OpenAI's form, and gives the first parameter
-// that it requires; none if there is no such tool.
-std::optional<std::string> forced_call(const OrderedJson& tools, std::string_view name);
+// The reply has to be a call: of the tool `name` or, if it is empty, of any of the conversation's,
+// which are OpenAI's form. A problem names `field`.
+void force_call(Fields& fields, std::string_view field, std::string_view name,
+                Conversation& conversation);
+
+// The content of the reply has to be JSON of this schema. A problem names `field`.
+void force_schema(Fields& fields, std::string_view field, const OrderedJson& schema,
+                  Conversation& conversation);
 
 }  // namespace tessera

@@ -259,7 +259,8 @@ asio::awaitable<void> Connection::pump(OpenExchange& exchange, HttpOutcome& outc
 
 asio::awaitable<bool> Connection::send(std::string_view bytes, HttpOutcome& outcome) {
     while (!bytes.empty()) {
-        // Nearly always there is room: then a token costs neither a deadline nor a turn of the loop.
+        // Nearly always there is room: then a token costs neither a deadline nor a turn of the
+        // loop.
         ErrorCode error;
         const size_t count = socket_.write_some(asio::buffer(bytes.data(), bytes.size()), error);
         bytes.remove_prefix(count);

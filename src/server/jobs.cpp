@@ -161,6 +161,7 @@ void Jobs::begin(const std::shared_ptr<Job>& job) {
         Session session = session_for(spec, cached);
         if (spec.likelihood_top) session.watch_likelihood(*spec.likelihood_top);
         session.begin(std::span(spec.prompt).subspan(cached));
+        if (spec.constraint) session.constrain(*spec.constraint);
         running_.push_back({job, std::move(session), cached, 0, true, now, now});
         job->started(cached);
     } catch (const Error& error) {

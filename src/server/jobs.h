@@ -45,6 +45,7 @@ struct JobSpec {
     Mode mode = Mode::kBase;                 // ultraspeed goes first
     uint32_t tokens_max = UINT32_MAX;        // at least 1
     std::optional<uint32_t> likelihood_top;  // say how likely each token was, and the top ones
+    std::optional<Constraint> constraint;    // where ModelInfo::constrains
 };
 
 // What a job took.

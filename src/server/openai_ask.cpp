@@ -152,13 +152,7 @@ void read_tool_choice(Fields& fields, const OrderedJson& tools, Conversation& co
     } else if (word != "required") {
         return fields.refuse("tool_choice", "expected none, auto, required or a function");
     }
-    if (!has_tools) return fields.refuse("tool_choice", "a call is required without tools");
-    if (name.empty() && tools.size() > 1)
-        return fields.refuse("tool_choice", "\"required\" is supported for one tool only", 501);
-    if (name.empty()) name = tools[0]["function"]["name"].get<std::string>();
-    const auto begins = forced_call(tools, name);
-    if (!begins) return fields.refuse("tool_choice", "names none of the tools");
-    conversation.reply_begins = *begins;
+    force_call(fields, "tool_choice", name, conversation);
 }
 
 bool read_thinking(Fields& fields) {
@@ -179,13 +173,22 @@ bool read_thinking(Fields& fields) {
     return thinking;
 }
 
-void read_response_format(Fields& fields) {
+void read_response_format(Fields& fields, Conversation& conversation) {
     const OrderedJson* const given = fields.object("response_format");
     if (given == nullptr) return;
     Fields inner(*given, "response_format");
     const auto type = inner.text("type").value_or("");
-    if (type == "json_object" || type == "json_schema") {
-        inner.refuse("type", fmt::format("{} is not supported yet", type), 501);
+    if (type == "json_object") {
+        static const OrderedJson kAnyObject = {{"type", "object"}};
+        force_schema(inner, "type", kAnyObject, conversation);
+    } else if (type == "json_schema") {
+        const OrderedJson* const outer = inner.object("json_schema");
+        const OrderedJson* const schema =
+            outer == nullptr ? nullptr : Fields(*outer).object("schema");
+        if (schema == nullptr)
+            inner.refuse("json_schema", "expected an object with a \"schema\"");
+        else
+            force_schema(inner, "json_schema.schema", *schema, conversation);
     } else if (type != "text") {
         inner.refuse("type", "expected text, json_object or json_schema");
     }
@@ -252,6 +255,7 @@ OrProblem<Ask> parse_chat(const OrderedJson& body, const Sampling& recommended) 
     read_shared(fields, ask);
     Conversation conversation;
     read_conversation(fields, conversation);
+    if (!fields.problem()) read_response_format(fields, conversation);
     ask.prompt = std::move(conversation);
     if (const auto n = fields.integer("max_completion_tokens", 1, kTokensMax))
         ask.tokens_max = static_cast<uint32_t>(*n);
@@ -260,7 +264,6 @@ OrProblem<Ask> parse_chat(const OrderedJson& body, const Sampling& recommended) 
     if (likely) ask.likelihood_top = static_cast<uint32_t>(top.value_or(0));
     if (top && !likely) fields.refuse("top_logprobs", "needs \"logprobs\": true");
     ask.one_call = !fields.boolean("parallel_tool_calls").value_or(true);
-    read_response_format(fields);
     if (fields.any("functions") != nullptr || fields.any("function_call") != nullptr)
         fields.refuse("functions", "use tools: functions were replaced by them", 501);
     if (fields.any("audio") != nullptr) fields.refuse("audio", "this model writes text", 501);

@@ -104,6 +104,10 @@ OrProblem<std::vector<Token>> Server::tokens_of(const Ask& ask) const {
         RenderOptions render;
         render.enable_thinking = conversation->thinking;
         render.reply_begins = conversation->reply_begins;
+        if (conversation->constraint && !model_->info().constrains)
+            return ApiProblem{.status = 501,
+                              .message = "this model's tokens cannot be held to a schema",
+                              .code = "unsupported"};
         tokens = model_->encode_chat(conversation->turns, conversation->tools, render);
     } else if (const auto* text = std::get_if<std::string>(&ask.prompt)) {
         tokens = model_->encode(*text);
@@ -172,6 +176,8 @@ void Server::generate(const std::shared_ptr<Exchange>& exchange, OrProblem<Ask> 
             conversation->thinking ? Opening::kReasoningMayOpen : Opening::kReasoningClosed,
             conversation->tools, conversation->tools.is_null() ? Calls::kAsText : Calls::kParse);
         plan.begins = conversation->reply_begins;
+        spec.constraint = conversation->constraint;
+        if (spec.constraint) spec.constraint->after_reasoning = conversation->thinking;
     }
     const auto reply =
         std::make_shared<Reply>(std::move(spec), std::move(plan), *model_, exchange,

@@ -86,6 +86,7 @@ void Server::load(LoadOptions options) {
         spdlog::warn("no conversations, only /v1/completions: {}", error.what());
     }
     stage_ = Stage::kWarming;
+    if (model_->info().constrains) model_->prepare_constraints();
     warm_up();
     const JobLimits limits{config_.sequences_max, config_.queue_max, config_.prefill_chunk,
                            config_.cache_tokens};
@@ -138,7 +139,7 @@ bool Server::drained() const {
 }
 
 void Server::stop() {
-    constexpr double kGoodbyeSeconds = 2;  // for the last bytes of replies
+    constexpr double kGoodbyeSeconds = 10;  // for a step under way and the last bytes
     if (jobs_) {
         jobs_->cut();
         jobs_->wait_done(kGoodbyeSeconds);

@@ -22,8 +22,21 @@ bool may_become(std::string_view text, std::string_view tag) {
     return text.size() < tag.size() && tag.starts_with(text);
 }
 
-void collect_types(const OrderedJson& schema, std::set<std::string>& types) {
+// Each reference is followed once: one may lead to itself.
+void collect_types(const OrderedJson& schema, const OrderedJson& root,
+                   std::set<std::string>& followed, std::set<std::string>& types) {
     if (!schema.is_object()) return;
+    const auto to = schema.find("$ref");
+    if (to != schema.end() && to->is_string()) {
+        const auto& path = to->get_ref<const std::string&>();
+        if (!path.starts_with("#/") || !followed.insert(path).second) return;
+        try {
+            collect_types(root.at(OrderedJson::json_pointer(path.substr(1))), root, followed,
+                          types);
+        } catch (const OrderedJson::exception&) {
+            return;  // it leads nowhere
+        }
+    }
     const auto type = schema.find("type");
     if (type != schema.end() && type->is_string()) types.insert(type->get<std::string>());
     if (type != schema.end() && type->is_array()) {
@@ -31,10 +44,10 @@ void collect_types(const OrderedJson& schema, std::set<std::string>& types) {
             if (one.is_string()) types.insert(one.get<std::string>());
         }
     }
-    for (const char* choice : {"anyOf", "oneOf"}) {
+    for (const char* choice : {"anyOf", "oneOf", "allOf"}) {
         const auto options = schema.find(choice);
         if (options == schema.end() || !options->is_array()) continue;
-        for (const OrderedJson& option : *options) collect_types(option, types);
+        for (const OrderedJson& option : *options) collect_types(option, root, followed, types);
     }
 }
 
@@ -57,6 +70,12 @@ std::string json_string(std::string_view text) {
 
 }  // namespace
 
+bool is_string_value(const OrderedJson& parameter, const OrderedJson& parameters) {
+    std::set<std::string> followed, types;
+    collect_types(parameter, parameters, followed, types);
+    return types.empty() || types.contains("string");
+}
+
 OutputParser::OutputParser(Opening opening, const OrderedJson& tools, Calls calls)
     : state_(opening == Opening::kReasoningMayOpen ? State::kOpening : State::kContent),
       calls_(calls) {
@@ -71,9 +90,7 @@ OutputParser::OutputParser(Opening opening, const OrderedJson& tools, Calls call
             continue;
         }
         for (const auto& [name, schema] : function["parameters"]["properties"].items()) {
-            std::set<std::string> types;
-            collect_types(schema, types);
-            if (types.empty() || types.contains("string")) continue;
+            if (is_string_value(schema, function["parameters"])) continue;
             not_strings_.emplace(function["name"].get<std::string>(), name);
         }
     }

@@ -47,13 +47,17 @@ enum class Calls : uint8_t {
     kAsText,  // content, tags and all: for somebody who offered no tools
 };
 
+// Whether the value of a parameter is a string, verbatim: unless its schema names types, none of
+// them "string". `parameters`, the schema of all of them, is what references lead into.
+bool is_string_value(const OrderedJson& parameter, const OrderedJson& parameters);
+
 // One per reply. Events depend on the text alone: however it is cut, the same kinds come in the
 // same order and their joined texts are the same. Time is linear in the text.
 class OutputParser {
   public:
-    // `tools` as in render(): they say which parameters are not strings. A value of a parameter
-    // whose schema names types, none of them "string", is kept as JSON if it is JSON (or Python's
-    // True, False, None, as the prompt spells them); every other value becomes a string, verbatim.
+    // `tools` as in render(): they say which parameters are not strings. Such a value is kept as
+    // JSON if it is JSON (or Python's True, False, None, as the prompt spells them); every other
+    // value becomes a string, verbatim.
     OutputParser(Opening opening, const OrderedJson& tools, Calls calls = Calls::kParse);
 
     // Reads more of the reply (UTF-8; special tokens shown, the end-of-turn token left out) and

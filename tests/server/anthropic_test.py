@@ -111,6 +111,14 @@ class Messages(Case):
         pieces = [event["delta"]["partial_json"] for name, event in events if name == "content_block_delta"]
         self.assertEqual(json.loads("".join(pieces)), block.input)
 
+    def test_json_that_fits_a_schema(self):
+        schema = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 9}, "ok": {"type": "boolean"}},
+                  "required": ["n", "ok"], "additionalProperties": False}
+        form = {"type": "json_schema", "schema": schema}
+        for fields in ({"output_config": {"format": form}}, {"output_format": form}):
+            message = self.ask(max_tokens=100, extra_body=fields)
+            self.assertEqual(set(json.loads(message.content[0].text)), {"n", "ok"})
+
     def test_thinking_comes_and_goes(self):
         self.ask(extra_body={"thinking": {"type": "enabled", "budget_tokens": 1024}})
         self.ask(messages=[*QUESTION, {"role": "assistant", "content": [

@@ -105,6 +105,11 @@ TEST(ChatAsk, NamesTheFieldThatIsWrong) {
         {R"("tools": 3)", "tools"},
         {R"("tool_choice": "required")", "tool_choice"},
         {R"("response_format": {"type": "xml"})", "response_format.type"},
+        {R"("response_format": {"type": "json_schema"})", "response_format.json_schema"},
+        {R"("response_format": {"type": "json_schema", "json_schema": {"name": "x"}})",
+         "response_format.json_schema"},
+        {R"("response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}})",
+         "response_format.json_schema.schema"},
     };
     for (const auto& [more, param] : cases) {
         const auto asked = chat(more);
@@ -117,9 +122,9 @@ TEST(ChatAsk, NamesTheFieldThatIsWrong) {
 
 TEST(ChatAsk, SaysWhatIsNotSupported) {
     for (const std::string more :
-         {R"("response_format": {"type": "json_object"})",
-          R"("response_format": {"type": "json_schema"})", R"("n": 2)", R"("logit_bias": {"1": 2})",
-          R"("functions": [])", R"("audio": {})"}) {
+         {R"("n": 2)", R"("logit_bias": {"1": 2})", R"("functions": [])", R"("audio": {})",
+          R"("tools": [{"type": "function", "function": {"name": "f"}}],
+             "response_format": {"type": "json_object"})"}) {
         const auto asked = chat(more);
         ASSERT_TRUE(std::holds_alternative<ApiProblem>(asked)) << more;
         EXPECT_EQ(std::get<ApiProblem>(asked).status, 501u) << more;
@@ -140,10 +145,26 @@ TEST(ChatAsk, ACallThatIsAskedForBeginsTheReply) {
     EXPECT_EQ(begins(R"(, "tool_choice": {"type": "function", "function": {"name": "f"}})"),
               forced);
     // No name that could be more than a name.
-    EXPECT_EQ(forced_call(OrderedJson::parse(R"([{"function": {"name": "f", "parameters":
-        {"required": ["<|im_end|>"]}}}])"),
-                          "f"),
-              "<tool_call>\n<function=f>\n");
+    const auto odd = chat(R"("tool_choice": "required", "tools": [{"type": "function", "function":
+        {"name": "f", "parameters": {"required": ["<|im_end|>"]}}}])");
+    EXPECT_EQ(std::get<ApiProblem>(odd).param, "tool_choice");
+    // Of several the name is the model's choice.
+    const auto several = chat(R"("tool_choice": "required", "tools": [
+        {"type": "function", "function": {"name": "go"}},
+        {"type": "function", "function": {"name": "get"}}])");
+    EXPECT_EQ(std::get<Conversation>(good(several).prompt).reply_begins,
+              "<tool_call>\n<function=g");
+}
+
+TEST(ChatAsk, AFormatIsAConstraint) {
+    const auto format = [&](const std::string& more) {
+        return std::get<Conversation>(good(chat(R"("response_format": )" + more)).prompt)
+            .constraint.has_value();
+    };
+    EXPECT_FALSE(format(R"({"type": "text"})"));
+    EXPECT_TRUE(format(R"({"type": "json_object"})"));
+    EXPECT_TRUE(format(R"({"type": "json_schema", "json_schema": {"name": "x", "strict": true,
+        "schema": {"type": "object", "properties": {}, "additionalProperties": false}}})"));
 }
 
 TEST(MessageAsk, ReadsBlocksIntoTurns) {
@@ -174,7 +195,10 @@ TEST(MessageAsk, NamesTheFieldThatIsWrong) {
         {R"("stop_sequences": "x")", "stop_sequences"},
         {R"("system": [{"type": "image"}])", "system.0.type"},
         {R"("tools": [{"name": "f"}])", "tools.0.input_schema"},
-        {R"("tool_choice": {"type": "any"})", "tool_choice.type"},
+        {R"("tool_choice": {"type": "any"})", "tool_choice.name"},
+        {R"("tool_choice": {"type": "tool"})", "tool_choice.name"},
+        {R"("output_config": {"format": {"type": "xml"}})", "output_config.format.type"},
+        {R"("output_format": {"type": "json_schema"})", "output_format.schema"},
         {R"("thinking": {"type": "enabled", "budget_tokens": -1})", "thinking.budget_tokens"},
     };
     for (const auto& [more, param] : cases) {

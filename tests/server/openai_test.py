@@ -3,13 +3,16 @@
 Run as: openai_test.py PROGRAM MODEL [unittest arguments].
 """
 
+import enum
 import json
 import sys
 import threading
 import time
+import typing
 import unittest
 
 import openai
+import pydantic
 
 import running
 import shapes
@@ -279,8 +282,95 @@ class Tools(Case):
                               ([TOOL], {"type": "function", "function": {"name": "other"}}), ([TOOL], "sometimes")):
             extra = {} if choice is None else {"tool_choice": choice}
             self.refused(openai.BadRequestError, tools=tools, **extra)
-        two = [TOOL, {"type": "function", "function": {"name": "other"}}]
-        self.assertEqual(self.refused(openai.InternalServerError, tools=two, tool_choice="required").status_code, 501)
+        unknown = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer", "multipleOf": 3}}}}
+        error = self.refused(openai.BadRequestError, param="tool_choice", tool_choice="required",
+                             tools=[{"type": "function", "function": unknown}])
+        self.assertIn("multipleOf", str(error))
+
+    def test_every_call_that_is_asked_for_fits_its_schema(self):
+        kind = {"type": "string", "enum": ["sun", "rain"]}
+        tools = [{"type": "function", "function": {"name": name, "parameters": {
+            "type": "object", "required": ["days", "kinds"], "properties": {
+                "days": {"type": "integer", "minimum": 1, "maximum": 14}, "kind": kind,
+                "kinds": {"type": "array", "items": kind, "minItems": 1, "maxItems": 3}}}}} for name in ("forecast", "history")]
+        names = set()
+        for seed in range(12):
+            plain, fast = (self.ask(model, tools=tools, tool_choice="required", temperature=1.5, seed=seed, max_tokens=200)
+                           for model in (BASE, FAST))
+            self.assertEqual(plain.choices[0].finish_reason, "tool_calls")
+            call, = plain.choices[0].message.tool_calls
+            self.assertEqual(fast.choices[0].message.tool_calls[0].function, call.function)
+            names.add(call.function.name)
+            arguments = json.loads(call.function.arguments)
+            self.assertLessEqual({"days", "kinds"}, set(arguments))
+            self.assertIn(arguments["days"], range(1, 15))
+            self.assertIn(arguments.get("kind", "sun"), kind["enum"])
+            self.assertLessEqual(set(arguments["kinds"]), set(kind["enum"]))
+            self.assertIn(len(arguments["kinds"]), range(1, 4))
+        self.assertEqual(names, {"forecast", "history"})
+
+
+class Colour(enum.Enum):
+    red = "red"
+    green = "green"
+
+
+class Part(pydantic.BaseModel):
+    colour: Colour
+    count: typing.Annotated[int, pydantic.Field(ge=1, le=99)]
+    label: typing.Optional[typing.Annotated[str, pydantic.Field(max_length=8)]]
+
+
+class Order(pydantic.BaseModel):
+    number: typing.Annotated[str, pydantic.Field(pattern=r"^[A-Z]{2}-[0-9]{4}$")]
+    parts: typing.Annotated[list[Part], pydantic.Field(min_length=1, max_length=3)]
+    paid: bool
+
+
+class Structured(Case):
+    def test_parse(self):
+        for seed in range(6):
+            replies = [self.client.chat.completions.parse(model=model, messages=QUESTION, response_format=Order,
+                                                          temperature=1.5, seed=seed, max_tokens=400) for model in (BASE, FAST)]
+            orders = [reply.choices[0].message.parsed for reply in replies]
+            self.assertIsInstance(orders[0], Order)
+            self.assertEqual(replies[0].choices[0].message.content, replies[1].choices[0].message.content)
+            self.assertEqual(orders[0], orders[1])
+
+    def test_streamed_and_whole_are_one(self):
+        whole = self.client.chat.completions.parse(model=BASE, messages=QUESTION, response_format=Order, temperature=0, max_tokens=400)
+        with self.client.chat.completions.stream(model=FAST, messages=QUESTION, response_format=Order, temperature=0,
+                                                 max_tokens=400) as stream:
+            final = stream.get_final_completion()
+        self.assertEqual(final.choices[0].message.parsed, whole.choices[0].message.parsed)
+
+    def test_any_object(self):
+        for seed in range(8):
+            reply = self.ask(FAST, response_format={"type": "json_object"}, temperature=1.2, seed=seed, max_tokens=200)
+            if reply.choices[0].finish_reason == "stop":
+                self.assertIsInstance(json.loads(reply.choices[0].message.content), dict)
+            self.assertTrue(reply.choices[0].message.content.startswith("{"))
+
+    def test_behind_reasoning(self):
+        reply = self.ask(FAST, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["yes", "no"]}}},
+                         max_tokens=300, extra_body={"thinking": {"type": "enabled"}})
+        if reply.choices[0].finish_reason == "stop":
+            self.assertIn(reply.choices[0].message.content, ('"yes"', '"no"'))
+
+    def test_what_has_to_come_is_drafted(self):
+        properties = {f"a_property_with_quite_a_long_name_{i}": {"type": "boolean"} for i in range(8)}
+        schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        reply = self.ask(FAST, response_format=form, max_tokens=400)
+        self.assertEqual(set(json.loads(reply.choices[0].message.content)), set(properties))
+        drafts = reply.model_extra["metrics"]["speculative_decoding"]
+        self.assertGreater(drafts["num_accepted_draft_tokens"], 0.5 * reply.usage.completion_tokens)
+
+    def test_what_is_not_understood_is_named(self):
+        schema = {"type": "object", "properties": {"a": {"type": "array", "items": {}, "uniqueItems": True}}}
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        error = self.refused(openai.BadRequestError, param="response_format.json_schema.schema", response_format=form)
+        self.assertIn('#/properties/a: "uniqueItems"', str(error))
 
 
 class Errors(Case):
@@ -288,8 +378,7 @@ class Errors(Case):
         self.refused(openai.NotFoundError, "model_not_found", "model", model="gpt-4")
         self.refused(openai.BadRequestError, param="temperature", temperature=3)
         self.refused(openai.BadRequestError, param="messages", messages=[])
-        for extra in ({"response_format": {"type": "json_object"}}, {"n": 2}, {"logit_bias": {"1": 1}},
-                      {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}}):
+        for extra in ({"n": 2}, {"logit_bias": {"1": 1}}, {"tools": [TOOL], "response_format": {"type": "json_object"}}):
             error = self.refused(openai.InternalServerError, "unsupported", **extra)
             self.assertEqual(error.status_code, 501)
         self.assertTrue(error.request_id)
