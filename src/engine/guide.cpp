@@ -9,7 +9,8 @@ namespace tessera {
 
 GrammarGuide::GrammarGuide(std::shared_ptr<grammar::LocalMasks> masks, const Tokenizer& tokenizer,
                            const Constraint& constraint)
-    : matcher_(std::move(masks)),
+    : words_(masks->vocabulary().words()),
+      matcher_(std::move(masks)),
       tokenizer_(tokenizer),
       reasoning_begin_(tokenizer.added_id_of(marker_text(Marker::kReasoningBegin))),
       reasoning_end_(tokenizer.added_id_of(marker_text(Marker::kReasoningEnd))) {
@@ -18,13 +19,35 @@ GrammarGuide::GrammarGuide(std::shared_ptr<grammar::LocalMasks> masks, const Tok
     matcher_.skip(constraint.begins);
 }
 
+// The token that has to come; none if there is a choice. The last token of what is forced is none:
+// with the bytes behind it the tokenizer might have made a longer one.
+std::optional<uint32_t> GrammarGuide::only_token() {
+    constexpr size_t kAhead = 48;  // bytes: a few tokens
+    const grammar::Matcher::Forced forced = matcher_.forced(kAhead);
+    if (forced.token) return forced.token;
+    if (forced.bytes.size() < 2) return std::nullopt;
+    const std::vector<uint32_t> spelt = tokenizer_.encode(forced.bytes, Specials::kAsText);
+    // encode() repairs a character that is cut: what it then says is not what has to come.
+    if (spelt.size() < 2 || !forced.bytes.starts_with(tokenizer_.token_bytes(spelt[0])))
+        return std::nullopt;
+    return spelt[0];
+}
+
+std::span<const uint64_t> GrammarGuide::answer() {
+    const std::optional<uint32_t> only = only_token();
+    if (!only) return matcher_.allowed();
+    bits_.assign(words_, 0);
+    grammar::set_bit(bits_, *only);
+    return bits_;
+}
+
 std::span<const uint64_t> GrammarGuide::allowed() {
     if (phases_.back() == Phase::kReasoning) return {};
-    if (phases_.back() == Phase::kAnswer) return matcher_.allowed();
-    const std::span<const uint64_t> answer = matcher_.allowed();
-    opening_.assign(answer.begin(), answer.end());
-    grammar::set_bit(opening_, *reasoning_begin_);
-    return opening_;
+    const std::span<const uint64_t> answer = this->answer();
+    if (phases_.back() == Phase::kAnswer) return answer;
+    if (answer.data() != bits_.data()) bits_.assign(answer.begin(), answer.end());
+    grammar::set_bit(bits_, *reasoning_begin_);
+    return bits_;
 }
 
 void GrammarGuide::push(uint32_t token) {
@@ -52,21 +75,13 @@ void GrammarGuide::pop(uint32_t count) {
 }
 
 uint32_t GrammarGuide::forced(std::span<uint32_t> tokens) {
-    if (phases_.back() != Phase::kAnswer || tokens.empty()) return 0;
-    constexpr size_t kBytesEach = 16;  // more than a token of text has on average
-    const grammar::Matcher::Forced forced = matcher_.forced(kBytesEach * tokens.size());
-    if (forced.token) {
-        tokens[0] = *forced.token;
-        return 1;
-    }
-    if (forced.bytes.empty()) return 0;
-    const std::vector<uint32_t> spelt = tokenizer_.encode(forced.bytes, Specials::kAsText);
-    // A part of a character at the end was repaired by encode(), and is no draft.
+    if (phases_.back() != Phase::kAnswer) return 0;
     uint32_t count = 0;
-    for (; count < tokens.size() && count < spelt.size(); ++count) {
-        if (!matcher_.allows(spelt[count])) break;
-        matcher_.push(spelt[count]);
-        tokens[count] = spelt[count];
+    while (count < tokens.size()) {
+        const std::optional<uint32_t> only = only_token();
+        if (!only) break;
+        tokens[count++] = *only;
+        matcher_.push(*only);
     }
     matcher_.pop(count);
     return count;

@@ -1,5 +1,7 @@
 // A constraint on its way through an answer of one model: grammar/matcher.h as decode/guide.h wants
-// it, the reasoning that may stand before, and how the model would spell what has to come.
+// it, and the reasoning that may stand before. Where several bytes have to come, only the token
+// with which the tokenizer itself would spell them is allowed: the model has learnt no other
+// spelling, and a draft of it always stands.
 #pragma once
 
 #include <memory>
@@ -33,11 +35,15 @@ class GrammarGuide : public Guide {
         kAnswer,
     };
 
+    std::optional<uint32_t> only_token();
+    std::span<const uint64_t> answer();
+
+    const size_t words_;  // of a mask
     grammar::Matcher matcher_;
     const Tokenizer& tokenizer_;
     std::optional<uint32_t> reasoning_begin_, reasoning_end_;
     std::vector<Phase> phases_;  // before each of the last tokens, and now
-    grammar::Bits opening_;
+    grammar::Bits bits_;
 };
 
 // The tokens of a model as grammars use them: no added token is text.
