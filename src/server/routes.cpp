@@ -160,11 +160,16 @@ void Server::generate(const std::shared_ptr<Exchange>& exchange, OrProblem<Ask> 
     spec.tokens_max = ask.tokens_max.value_or(config_.completion_default);
     spec.likelihood_top = ask.likelihood_top;
 
-    const openai::ReplyHead head{request.id, ask.model, std::time(nullptr), ask.include_usage,
-                                 ask.likelihood_top.has_value()};
+    const openai::ReplyHead head{request.id,
+                                 ask.model,
+                                 std::time(nullptr),
+                                 ask.include_usage,
+                                 ask.likelihood_top.has_value(),
+                                 ask.include_rounds};
     ReplyPlan plan;
     plan.format = format(head);
     plan.stream = ask.stream;
+    plan.rounds = ask.include_rounds;
     plan.one_call = ask.one_call;
     plan.stops = std::move(ask.stops);
     if (const auto* conversation = std::get_if<Conversation>(&ask.prompt)) {

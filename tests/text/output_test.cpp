@@ -50,7 +50,10 @@ class Collector {
   public:
     explicit Collector(Opening opening) : parser_(opening, tools()) {}
 
-    void push(std::string_view text) { take(parser_.push(text)); }
+    void push(std::string_view text) {
+        text_ += text;
+        take(parser_.push(text));
+    }
 
     std::vector<OutputEvent> finish() {
         take(parser_.finish());
@@ -64,6 +67,13 @@ class Collector {
             if (text) {
                 EXPECT_FALSE(event.text.empty());
             }
+            if (event.kind == Kind::kReasoning || event.kind == Kind::kContent) {
+                ASSERT_TRUE(event.text.size() <= event.end && event.end <= text_.size()) << text_;
+                const size_t begin = event.end - event.text.size();
+                EXPECT_EQ(text_.substr(begin, event.text.size()), event.text) << text_;
+                EXPECT_GE(begin, seen_) << text_;
+                seen_ = event.end;
+            }
             if (text && !joined_.empty() && joined_.back().kind == event.kind) {
                 joined_.back().text += event.text;
             } else {
@@ -73,6 +83,8 @@ class Collector {
     }
 
     OutputParser parser_;
+    std::string text_;
+    size_t seen_ = 0;  // bytes of it
     std::vector<OutputEvent> joined_;
 };
 
