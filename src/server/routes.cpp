@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "server/anthropic.h"
+#include "server/page.h"
 #include "server/server.h"
 
 namespace tessera {
@@ -269,6 +270,10 @@ void Server::answer_detokenize(const std::shared_ptr<Exchange>& exchange) {
     std::string out = R"({"prompt":)";
     put_string(out, text);
     exchange->reply({200, out + "}"});
+}
+
+void Server::answer_page(const std::shared_ptr<Exchange>& exchange) {
+    exchange->reply(page_reply(exchange->request()));
 }
 
 void Server::answer_health(const std::shared_ptr<Exchange>& exchange) {
