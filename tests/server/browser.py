@@ -32,9 +32,8 @@ class Browser:
         flags = ["--headless", "--remote-debugging-pipe", "--no-first-run", "--no-default-browser-check",
                  "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-sync",
                  "--disable-component-update", "--disable-extensions", "--hide-scrollbars", "--mute-audio",
-                 "--lang=en", f"--user-data-dir={self.folder.name}"]
-        if os.geteuid() == 0:
-            flags.append("--no-sandbox")  # root has none to give; it opens nothing but our own page
+                 # Root has no sandbox to give, nor has a container always; it opens nothing but our own page.
+                 "--no-sandbox", "--lang=en", f"--user-data-dir={self.folder.name}"]
         # It reads commands from descriptor 3 and writes to 4.
         self.process = subprocess.Popen(
             ["bash", "-c", f'exec "$@" 3<&{theirs} 4>&{their_out}', "bash", program, *flags, "about:blank"],

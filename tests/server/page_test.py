@@ -173,6 +173,20 @@ class Prompt(Case):
         self.assertIn("Stopped", self.page.value("document.getElementById('spoken').textContent"))
         self.assertEqual(self.page.value("document.activeElement.id"), "input")
 
+    def test_the_end_is_followed_until_somebody_scrolls_up(self):
+        self.open()
+        self.set(max_tokens=400)
+        self.say(LOOP)
+        below = "(({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight)(document.getElementById('text'))"
+        self.assertGreater(self.page.value("document.getElementById('text').scrollTop"), 100)
+        self.page.wait_until(f"Math.abs({below}) < 2")
+        self.write(LOOP)
+        self.page.press("Enter")
+        self.page.wait_until("document.getElementById('text').scrollTop > 100")
+        self.page.value("document.getElementById('text').scrollTop = 0")
+        self.page.wait_until(DONE)
+        self.assertEqual(self.page.value("document.getElementById('text').scrollTop"), 0)
+
     def test_a_reload_keeps_text_and_settings(self):
         self.open()
         self.set(max_tokens=40, seed=7, speculation="3", theme="dark")

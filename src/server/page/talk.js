@@ -45,11 +45,22 @@ function thinkingOf(turn) {
   return details;
 }
 
-// Follows the end of the text, unless somebody has scrolled away from it.
+// Follows the end of the text until somebody scrolls up, and again once they are back. Growing text moves
+// the end away without any scrolling: so only a place above our own says that it was a person.
+let following = true, ownTop = 0;
 function scrollDown(always = false) {
   const box = $('text');
-  const NEAR = 80;
-  if (always || box.scrollHeight - box.scrollTop - box.clientHeight < NEAR) box.scrollTop = box.scrollHeight;
+  noticeScroll();  // its event may still be on the way
+  following ||= always;
+  if (!following) return;
+  box.scrollTop = box.scrollHeight;
+  ownTop = box.scrollTop;
+}
+function noticeScroll() {
+  const box = $('text');
+  const NEAR = 40;
+  if (box.scrollHeight - box.scrollTop - box.clientHeight < NEAR) following = true;
+  else if (box.scrollTop < ownTop) following = false;
 }
 
 // Once for all that comes between two frames; a timer, because hidden tabs have no frames.
@@ -260,6 +271,7 @@ $('input').addEventListener('keydown', (event) => {
 document.addEventListener('keydown', (event) => {
   if (event.key === 'Escape' && running) stop();
 });
+$('text').addEventListener('scroll', noticeScroll);
 $('stop').addEventListener('click', stop);
 $('clear').addEventListener('click', clear);
 for (const radio of document.querySelectorAll('[name=mode]')) {
