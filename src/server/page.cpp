@@ -58,7 +58,6 @@ Page make_page() {
                      policy_hash(page::kScript), policy_hash(page::kStyle))},
         {"X-Content-Type-Options", "nosniff"},
         {"Referrer-Policy", "no-referrer"},
-        {"Cross-Origin-Opener-Policy", "same-origin"},
         {"Cache-Control", "no-cache"},  // ask, and mostly be told that nothing changed
         {"ETag", page.tag}};
     return page;
