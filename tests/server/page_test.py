@@ -168,6 +168,8 @@ class Prompt(Case):
         self.server.wait_until_idle()
         text = self.shown()
         self.assertTrue(text)
+        # What was counted as it came, without the server's last word.
+        self.assertEqual(self.page.value("document.getElementById('count').textContent"), str(len(self.page.value(TOKENS))))
         self.assertTrue(self.api(prompt=LOOP, max_tokens=1500).startswith(text))
         self.assertEqual(self.page.value(PROBLEM), "")
         self.assertIn("Stopped", self.page.value("document.getElementById('spoken').textContent"))
@@ -489,6 +491,9 @@ class ForEverybody(Case):
         self.set(max_tokens=40)
         self.say("def add(a, b):")
         self.assertLessEqual(self.page.value("document.documentElement.scrollWidth"), 360)
+        self.say(LOOP)
+        self.assertLess(self.page.value("document.querySelector('.talk').offsetHeight"), 740)  # both its ends in sight
+        self.page.wait_until("document.getElementById('text').scrollTop > 100")
         still = "(document.getElementById('text').setAttribute('aria-busy', true), getComputedStyle(document.querySelector('.passage'), '::after').animationName)"
         self.assertEqual(self.page.value(still), "none")
         self.page.media(prefers_reduced_motion="no-preference")

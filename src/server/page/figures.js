@@ -27,6 +27,7 @@ class Figures {
     for (const { from } of tokens)
       if (from in this.from) ++this.from[from];
     if (!this.firstAt && tokens.length > 0) {
+      ++this.tokens;  // the first has no round: what the prompt left said it
       this.firstAt = performance.now();
       this.firstTokens = this.tokens;
     }
@@ -70,8 +71,10 @@ class Figures {
     for (let i = 0; i < SLOTS; ++i) {
       const share = this.verified[i] > 0 ? this.accepted[i] / this.verified[i] : 0;
       const left = i * WIDTH + 5;
-      parts.push(shape('rect', { class: 'whole', x: left, y: TOP, width: WIDTH - 10, height: HEIGHT }),
-                 shape('rect', { x: left, y: TOP + HEIGHT * (1 - share), width: WIDTH - 10, height: HEIGHT * share }),
+      const box = { x: left, width: WIDTH - 10 };
+      const kind = this.verified[i] > 0 ? 'whole' : 'unread';
+      parts.push(shape('rect', { ...box, class: kind, y: TOP, height: HEIGHT }),
+                 shape('rect', { ...box, y: TOP + HEIGHT * (1 - share), height: HEIGHT * share }),
                  shape('text', { x: left + (WIDTH - 10) / 2, y: TOP + HEIGHT + 14 }, String(i + 1)));
       if (this.verified[i] === 0) continue;
       parts.push(shape('text', { x: left + (WIDTH - 10) / 2, y: TOP - 4 }, `${Math.round(100 * share)} %`));
