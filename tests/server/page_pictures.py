@@ -26,8 +26,9 @@ def take(page, server, folder):
 
     page.size(1200, 760)
     open_as("light", max_tokens=72)
-    write(CLASS)
-    page.wait_until(DONE)
+    for _ in range(3):  # the first answers teach the server what its steps cost
+        write(CLASS)
+        page.wait_until(DONE)
     page.picture(folder / "page-light.png")
 
     open_as("dark", max_tokens=1500, temperature=0.7, seed=11)
