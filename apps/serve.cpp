@@ -154,7 +154,8 @@ void serve(const ServerConfig& config) {
     }
     loader.finish();
     const auto ids = server.model_ids();
-    spdlog::info("ready: {} and {} at {}/v1", ids[0], ids[1], server.address());
+    spdlog::info("ready: {} and {} at {}/v1; a page at {}/", ids[0], ids[1], server.address(),
+                 server.address());
     notifier.ready();
     wait_for_end(signals, notifier);
     notifier.stopping();

@@ -1,5 +1,5 @@
-// A reply from a model gone mad: read whole or in pieces it gives the same events, its arguments
-// are JSON, and none of its text but tags and space disappears.
+// A reply from a model gone mad: read whole or in pieces it gives the same events, each text is
+// where it says it is, its arguments are JSON, and none of its text but tags and space disappears.
 //
 // Input: one byte (bit 0: the prompt left reasoning open; the rest: how long the pieces are), then
 // the reply.
@@ -19,8 +19,12 @@ namespace {
 using Event = tessera::OutputEvent;
 using Kind = Event::Kind;
 
-void join(const std::vector<Event>& events, std::vector<Event>& joined) {
+void join(const std::vector<Event>& events, std::string_view reply, std::vector<Event>& joined) {
     for (const Event& event : events) {
+        if (event.kind == Kind::kReasoning || event.kind == Kind::kContent) {
+            CHECK(event.text.size() <= event.end && event.end <= reply.size());
+            CHECK(reply.substr(0, event.end).ends_with(event.text));
+        }
         const bool text = event.kind != Kind::kCallBegin && event.kind != Kind::kCallEnd;
         if (text && !joined.empty() && joined.back().kind == event.kind) {
             joined.back().text += event.text;
@@ -35,9 +39,9 @@ std::vector<Event> read(std::string_view reply, size_t piece_bytes, tessera::Ope
     tessera::OutputParser parser(opening, tools);
     std::vector<Event> joined;
     for (size_t at = 0; at < reply.size(); at += piece_bytes) {
-        join(parser.push(reply.substr(at, piece_bytes)), joined);
+        join(parser.push(reply.substr(at, piece_bytes)), reply, joined);
     }
-    join(parser.finish(), joined);
+    join(parser.finish(), reply, joined);
     return joined;
 }
 

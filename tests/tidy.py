@@ -58,7 +58,7 @@ FLOORS = {
 FOLDERS = {Path(key).name for key in FLOORS if key.startswith("src/")} | {"door"}
 VAGUE = {"utils", "util", "common", "helpers", "helper", "misc", "stuff"}
 SOURCES = {".h", ".cpp", ".cu", ".cuh"}
-TEXTS = SOURCES | {".py", ".md", ".txt", ".json", ".jinja", ""}
+TEXTS = SOURCES | {".py", ".md", ".txt", ".json", ".jinja", ".html", ".css", ".js", ".cmake", ""}
 INCLUDE = re.compile(r'^\s*#include "([^"]+)"', re.MULTILINE)
 MACHINE = re.compile(r"/(?:home|root|Users|work)/\w")
 

@@ -36,8 +36,9 @@ struct Ask {
     std::vector<std::string> stops;
     std::optional<uint32_t> likelihood_top;
     bool stream = false;
-    bool include_usage = false;  // of a stream
-    bool one_call = false;       // no more than one tool call
+    bool include_usage = false;   // of a stream
+    bool include_rounds = false;  // of a stream: how its text came about
+    bool one_call = false;        // no more than one tool call
 };
 
 // temperature (up to `temperature_max`), top_p, top_k, min_p into what is recommended for the

@@ -16,6 +16,8 @@ std::string_view reason(uint32_t status) {
     switch (status) {
         case 200:
             return "OK";
+        case 304:
+            return "Not Modified";
         case 400:
             return "Bad Request";
         case 401:
@@ -73,7 +75,8 @@ std::string http_head(const HttpReply& reply, std::string_view request_id,
     if (!reply.content_type.empty())
         head += fmt::format("Content-Type: {}\r\n", reply.content_type);
     for (const auto& [name, value] : reply.headers) head += fmt::format("{}: {}\r\n", name, value);
-    if (length) head += fmt::format("Content-Length: {}\r\n", *length);
+    const bool has_body = reply.status != 304;
+    if (length && has_body) head += fmt::format("Content-Length: {}\r\n", *length);
     if (chunked) head += "Transfer-Encoding: chunked\r\n";
     head += keep_alive ? "Connection: keep-alive\r\n\r\n" : "Connection: close\r\n\r\n";
     return head;

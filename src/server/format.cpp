@@ -6,6 +6,8 @@
 
 namespace tessera {
 
+void ReplyFormat::origins(std::span<const Round>, std::span<const TextSpan>) {}
+
 void put_measurements(const ReplySummary& summary, std::string& out) {
     const Stats& s = summary.stats;
     const auto into = std::back_inserter(out);

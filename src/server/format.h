@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "server/problem.h"
+#include "server/provenance.h"
 #include "tessera/likelihood.h"
 #include "tessera/reply.h"
 #include "tessera/stats.h"
@@ -45,6 +46,9 @@ class ReplyFormat {
     // What one step brought. The events are those of one parser, in order.
     virtual void piece(std::span<const OutputEvent> events, std::span<const TokenShown> tokens,
                        std::string& out) = 0;
+    // Before a piece: the step's round, and the spans of the piece's reasoning and content, in
+    // order. Not every API can say it.
+    virtual void origins(std::span<const Round> rounds, std::span<const TextSpan> spans);
     virtual void close(const ReplySummary& summary, std::string& out) = 0;
     virtual void fail(const ApiProblem& problem, std::string& out) = 0;
 

@@ -19,14 +19,14 @@ uint32_t common_prefix(std::span<const Token> a, std::span<const Token> b) {
     return static_cast<uint32_t>(std::ranges::mismatch(a, b).in1 - a.begin());
 }
 
-// How many slots of the last step's drafts were verified, and stood.
-struct Round {
-    uint32_t drafted = 0, accepted = 0;
-};
+// The step that lies between two states of a session.
 Round round_between(const Stats& before, const Stats& after) {
     Round round;
+    round.passes = after.steps - before.steps;
+    if (after.drafted > before.drafted) round.drafts = Round::Drafts::kDrafter;
+    if (after.copied > before.copied) round.drafts = Round::Drafts::kSuffix;
     for (size_t i = 0; i < after.verified.size(); ++i) {
-        round.drafted += after.verified[i] - before.verified[i];
+        round.verified += after.verified[i] - before.verified[i];
         round.accepted += after.accepted[i] - before.accepted[i];
     }
     return round;
@@ -220,12 +220,14 @@ void Jobs::read_piece() {
 
 void Jobs::step() {
     std::array<Session*, 64> sessions;
+    std::array<Running*, 64> stepping;
     std::array<Stats, 64> before;
     CHECK(limits_.sequences_max <= sessions.size());
     size_t count = 0;
     for (Running& running : running_) {
         if (running.reading) continue;
         before[count] = running.session.stats();
+        stepping[count] = &running;
         sessions[count++] = &running.session;
     }
     if (count == 0) return;
@@ -234,16 +236,16 @@ void Jobs::step() {
         const Watchdog::Work work(watchdog_);
         Session::step(std::span(sessions).first(count));
     }
-    if (observer_ != nullptr) {
-        uint32_t rows = 0;
-        for (size_t i = 0; i < count; ++i) {
-            const Stats& after = sessions[i]->stats();
-            const Round round = round_between(before[i], after);
-            rows += after.steps - before[i].steps + round.drafted;
-            if (round.drafted > 0) observer_->draft_round(round.drafted, round.accepted);
-        }
-        if (rows > 0) observer_->step(seconds_between(begun, Clock::now()), rows);
+    uint32_t rows = 0;
+    for (size_t i = 0; i < count; ++i) {
+        const Round round = round_between(before[i], sessions[i]->stats());
+        stepping[i]->round = round;
+        rows += round.passes + round.verified;
+        if (observer_ != nullptr && round.verified > 0)
+            observer_->draft_round(round.verified, round.accepted);
     }
+    if (observer_ != nullptr && rows > 0)
+        observer_->step(seconds_between(begun, Clock::now()), rows);
     for (auto at = running_.begin(); at != running_.end();) {
         const auto here = at++;
         if (!here->reading) deliver(*here);
@@ -269,9 +271,9 @@ void Jobs::deliver(Running& running) {
         if (running.tokens == spec.tokens_max) over = JobEnd::kLimit;
         if (running.session.room() == 0) over = JobEnd::kContext;
     }
-    if (count > 0 &&
-        !running.job->tokens(std::span(tokens).first(count), std::span(likelihoods).first(likely)))
-        over = JobEnd::kEnough;
+    const bool more = running.job->tokens(std::span(tokens).first(count),
+                                          std::span(likelihoods).first(likely), running.round);
+    if (count > 0 && !more) over = JobEnd::kEnough;
     if (running.job->cancelled_) over = JobEnd::kCancelled;
     if (over) end(running, *over);
 }

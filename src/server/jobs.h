@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "server/mode.h"
+#include "server/round.h"
 #include "server/watchdog.h"
 #include "tessera/session.h"
 
@@ -68,8 +69,9 @@ class Job {
     virtual void queued() = 0;
     // It has a place; `cached` tokens of the prompt are known.
     virtual void started(uint32_t cached) = 0;
-    // What one step gave: the end token is not among them. False: enough.
-    virtual bool tokens(std::span<const Token> tokens, std::span<const Likelihood> likelihoods) = 0;
+    // What one step gave: the end token is not among them, so there may be none. False: enough.
+    virtual bool tokens(std::span<const Token> tokens, std::span<const Likelihood> likelihoods,
+                        const Round& round) = 0;
     // The last call. Where the model ended its answer, its end token is counted in the report.
     virtual void ended(JobEnd end, const JobReport& report) = 0;
 
@@ -141,6 +143,7 @@ class Jobs {
         uint32_t tokens = 0;
         bool reading = true;
         Clock::time_point begun, first_token;
+        Round round = {};  // of the step at hand
     };
 
     bool no_room() const;  // under mutex_

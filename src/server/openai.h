@@ -25,6 +25,7 @@ struct ReplyHead {
     int64_t created = 0;  // seconds since 1970
     bool include_usage = false;
     bool likelihoods = false;
+    bool include_rounds = false;
 };
 std::unique_ptr<ReplyFormat> chat_format(const ReplyHead& head);
 std::unique_ptr<ReplyFormat> completion_format(const ReplyHead& head);

@@ -217,6 +217,7 @@ void read_shared(Fields& fields, Ask& ask) {
     if (const OrderedJson* const options = fields.object("stream_options")) {
         Fields inner(*options, "stream_options");
         ask.include_usage = inner.boolean("include_usage").value_or(false);
+        ask.include_rounds = inner.boolean("include_rounds").value_or(false);
         if (inner.problem()) fields.refuse(*inner.problem());
         if (!ask.stream) fields.refuse("stream_options", "only for streams");
     }

@@ -63,6 +63,31 @@ void put_tokens(std::span<const TokenShown> tokens, std::string& out) {
     }
 }
 
+std::string_view origin_name(Origin origin) {
+    switch (origin) {
+        case Origin::kModel:
+            return "model";
+        case Origin::kDrafter:
+            return "drafter";
+        case Origin::kSuffix:
+            return "suffix";
+        case Origin::kCorrection:
+            return "correction";
+        case Origin::kBonus:
+            break;
+    }
+    return "bonus";
+}
+
+// An entry of speculation.rounds.
+void put_round(const Round& round, std::string& out) {
+    const std::string_view drafts = round.drafts == Round::Drafts::kDrafter  ? "drafter"
+                                    : round.drafts == Round::Drafts::kSuffix ? "suffix"
+                                                                             : "none";
+    fmt::format_to(std::back_inserter(out), R"({}{{"drafts":"{}","verified":{},"accepted":{}}})",
+                   out.empty() ? "" : ",", drafts, round.verified, round.accepted);
+}
+
 class OpenAiFormat : public ReplyFormat {
   public:
     OpenAiFormat(const ReplyHead& head, std::string_view prefix, std::string_view object,
@@ -101,7 +126,28 @@ class OpenAiFormat : public ReplyFormat {
 
     std::string problem(const ApiProblem& problem) const override { return error_body(problem); }
 
+    void origins(std::span<const Round> rounds, std::span<const TextSpan> spans) override {
+        if (!head_.include_rounds) return;
+        for (const Round& round : rounds) put_round(round, rounds_waiting_);
+        spans_.assign(spans.begin(), spans.end());
+        span_ = 0;
+    }
+
   protected:
+    // How the `text` of a chunk came about, and the rounds since the last chunk.
+    void put_speculation(std::string_view text, std::string& out) {
+        if (text.empty() && rounds_waiting_.empty()) return;
+        out += R"(,"speculation":{"rounds":[)" + rounds_waiting_ + R"(],"tokens":[)";
+        rounds_waiting_.clear();
+        for (size_t at = 0; at < text.size(); at += spans_[span_++].bytes) {
+            out += at > 0 ? R"(,{"text":)" : R"({"text":)";
+            put_string(out, text.substr(at, spans_[span_].bytes));
+            fmt::format_to(std::back_inserter(out), R"(,"from":"{}"}})",
+                           origin_name(spans_[span_].origin));
+        }
+        out += "]}";
+    }
+
     // The chunk with the finish_reason, without its line ends.
     virtual void put_finish(const ReplySummary& summary, std::string& out) = 0;
 
@@ -114,6 +160,11 @@ class OpenAiFormat : public ReplyFormat {
 
     const ReplyHead head_;
     std::string object_, chunk_, usage_null_;  // what each begins with, and may end with
+
+  private:
+    std::string rounds_waiting_;  // that no chunk has shown yet
+    std::vector<TextSpan> spans_;
+    size_t span_ = 0;  // the next of them
 };
 
 // ------------------------------------------------------------------ chat
@@ -136,7 +187,8 @@ class ChatFormat : public OpenAiFormat {
             if (event.kind == Kind::kCallEnd) continue;
             begin_delta(out);
             put_delta(event, out);
-            end_delta(out);
+            const bool shown = event.kind == Kind::kReasoning || event.kind == Kind::kContent;
+            end_delta(out, "", shown ? std::string_view(event.text) : "");
         }
     }
 
@@ -207,7 +259,8 @@ class ChatFormat : public OpenAiFormat {
         out += R"(,"choices":[{"index":0,"delta":{)";
     }
 
-    void end_delta(std::string& out, std::string_view reason = "") {
+    // `text`: that the delta shows.
+    void end_delta(std::string& out, std::string_view reason = "", std::string_view text = "") {
         out += '}';
         if (head_.likelihoods) {
             out += R"(,"logprobs":)";
@@ -218,6 +271,7 @@ class ChatFormat : public OpenAiFormat {
         out += R"(,"finish_reason":)";
         put_string_or_null(out, reason);
         out += "}]";
+        if (head_.include_rounds) put_speculation(text, out);
         out += usage_null_;
         out += "}\n\n";
     }
@@ -277,6 +331,7 @@ class CompletionFormat : public OpenAiFormat {
         for (const OutputEvent& event : events) {
             out += chunk_;
             put_choice(event.text, "", out);
+            if (head_.include_rounds) put_speculation(event.text, out);
             out += usage_null_;
             out += "}\n\n";
         }
@@ -299,6 +354,7 @@ class CompletionFormat : public OpenAiFormat {
     void put_finish(const ReplySummary& summary, std::string& out) override {
         out += chunk_;
         put_choice("", finish_reason(summary.end), out);
+        if (head_.include_rounds) put_speculation("", out);
         out += usage_null_;
         out += '}';
     }

@@ -30,7 +30,10 @@ Reply::Reply(JobSpec spec, ReplyPlan plan, const Model& model, std::shared_ptr<E
       stops_(plan_.stops) {}
 
 void Reply::queued() {
-    if (plan_.parser) read(plan_.parser->push(plan_.begins));
+    if (plan_.parser) {
+        provenance_.push(plan_.begins.size(), Origin::kModel);
+        read(plan_.parser->push(plan_.begins));
+    }
     if (!plan_.stream) return;
     HttpReply head;
     head.content_type = "text/event-stream; charset=utf-8";
@@ -45,8 +48,10 @@ void Reply::started(uint32_t cached) {
     observer_->started(cached);
 }
 
-bool Reply::tokens(std::span<const Token> tokens, std::span<const Likelihood> likelihoods) {
+bool Reply::tokens(std::span<const Token> tokens, std::span<const Likelihood> likelihoods,
+                   const Round& round) {
     const uint32_t before = completion_;
+    if (plan_.rounds && round.passes > 0) rounds_.push_back(round);
     for (size_t i = 0; i < tokens.size() && !enough_; ++i) {
         ++completion_;
         if (!likelihoods.empty()) {
@@ -55,17 +60,21 @@ bool Reply::tokens(std::span<const Token> tokens, std::span<const Likelihood> li
                 shown.top_bytes.push_back(model_.token_bytes(shown.likelihood.top[k].token));
             shown_.push_back(std::move(shown));
         }
-        read(stops_.push(detokenizer_.push(tokens[i])));
+        const std::string text = detokenizer_.push(tokens[i]);
+        if (plan_.rounds) provenance_.push(text.size(), origin_of(round, i));
+        read(stops_.push(text));
         if (reasons_ && !answers_) reasoning_ = completion_;
         enough_ = enough_ || stops_.stopped();
     }
-    observer_->tokens(completion_ - before);
+    if (completion_ > before) observer_->tokens(completion_ - before);
     return hand_over() && !enough_;
 }
 
 void Reply::read(std::string_view text) {
     if (plan_.parser) return read(plan_.parser->push(text));
-    if (!text.empty()) read(std::vector<OutputEvent>{{Kind::kContent, std::string(text)}});
+    plain_bytes_ += text.size();
+    if (!text.empty())
+        read(std::vector<OutputEvent>{{Kind::kContent, std::string(text), true, plain_bytes_}});
 }
 
 void Reply::read(std::vector<OutputEvent> events) {
@@ -75,7 +84,9 @@ void Reply::read(std::vector<OutputEvent> events) {
         answers_ = answers_ || event.kind != Kind::kReasoning;
         called_ = called_ || (event.kind == Kind::kCallEnd && event.whole);
         enough_ = enough_ || (event.kind == Kind::kCallEnd && plan_.one_call);
-        const bool text = event.kind != Kind::kCallBegin && event.kind != Kind::kCallEnd;
+        const bool shown = event.kind == Kind::kReasoning || event.kind == Kind::kContent;
+        if (plan_.rounds && shown) provenance_.take(event.end, event.text.size(), spans_);
+        const bool text = shown || event.kind == Kind::kArguments;
         if (text && !events_.empty() && events_.back().kind == event.kind) {
             events_.back().text += event.text;
         } else {
@@ -88,6 +99,7 @@ void Reply::read(std::vector<OutputEvent> events) {
 bool Reply::hand_over() {
     if (plan_.stream) {
         out_.clear();
+        plan_.format->origins(rounds_, spans_);
         plan_.format->piece(events_, shown_, out_);
         lost_ = lost_ || !exchange_->write(out_);
     } else {
@@ -96,6 +108,8 @@ bool Reply::hand_over() {
     }
     events_.clear();
     shown_.clear();
+    rounds_.clear();
+    spans_.clear();
     return !lost_;
 }
 
@@ -124,7 +138,9 @@ void Reply::ended(JobEnd end, const JobReport& report) {
 
 void Reply::finish(JobEnd end, const JobReport& report) {
     if (!enough_) {
-        read(stops_.push(detokenizer_.finish()));
+        const std::string last = detokenizer_.finish();
+        if (plan_.rounds) provenance_.extend(last.size());
+        read(stops_.push(last));
         read(stops_.finish());
         if (plan_.parser) read(plan_.parser->finish());
     } else if (stops_.stopped() && plan_.parser) {
@@ -146,6 +162,7 @@ void Reply::finish(JobEnd end, const JobReport& report) {
     summary.predicted_s = report.decode_s;
     out_.clear();
     if (plan_.stream) {
+        plan_.format->origins(rounds_, spans_);
         plan_.format->piece(events_, shown_, out_);
         plan_.format->close(summary, out_);
         exchange_->write(out_);

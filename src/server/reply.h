@@ -10,6 +10,7 @@
 #include "server/http.h"
 #include "server/jobs.h"
 #include "server/ledger.h"
+#include "server/provenance.h"
 #include "tessera/reply.h"
 
 namespace tessera {
@@ -30,6 +31,7 @@ HttpReply problem_reply(const ApiProblem& problem, std::string body);
 struct ReplyPlan {
     std::unique_ptr<ReplyFormat> format;
     bool stream = false;
+    bool rounds = false;    // of a stream: tell the format how its text came about
     bool one_call = false;  // the reply ends with its first call
     std::vector<std::string> stops;
     std::optional<OutputParser> parser;  // none: plain text
@@ -43,7 +45,8 @@ class Reply : public Job {
 
     void queued() override;
     void started(uint32_t cached) override;
-    bool tokens(std::span<const Token> tokens, std::span<const Likelihood> likelihoods) override;
+    bool tokens(std::span<const Token> tokens, std::span<const Likelihood> likelihoods,
+                const Round& round) override;
     void ended(JobEnd end, const JobReport& report) override;
 
   private:
@@ -59,10 +62,14 @@ class Reply : public Job {
     std::unique_ptr<ReplyObserver> observer_;
     Detokenizer detokenizer_;
     StopFinder stops_;
+    Provenance provenance_;   // where rounds are told
+    size_t plain_bytes_ = 0;  // of a reply without a parser, that became events
 
     // What the step at hand brought.
     std::vector<OutputEvent> events_;
     std::vector<TokenShown> shown_;
+    std::vector<Round> rounds_;
+    std::vector<TextSpan> spans_;
     std::string out_;
 
     uint32_t cached_ = 0, completion_ = 0, reasoning_ = 0;

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "server/anthropic.h"
+#include "server/page.h"
 #include "server/server.h"
 
 namespace tessera {
@@ -164,11 +165,16 @@ void Server::generate(const std::shared_ptr<Exchange>& exchange, OrProblem<Ask> 
     spec.tokens_max = ask.tokens_max.value_or(config_.completion_default);
     spec.likelihood_top = ask.likelihood_top;
 
-    const openai::ReplyHead head{request.id, ask.model, std::time(nullptr), ask.include_usage,
-                                 ask.likelihood_top.has_value()};
+    const openai::ReplyHead head{request.id,
+                                 ask.model,
+                                 std::time(nullptr),
+                                 ask.include_usage,
+                                 ask.likelihood_top.has_value(),
+                                 ask.include_rounds};
     ReplyPlan plan;
     plan.format = format(head);
     plan.stream = ask.stream;
+    plan.rounds = ask.include_rounds;
     plan.one_call = ask.one_call;
     plan.stops = std::move(ask.stops);
     if (const auto* conversation = std::get_if<Conversation>(&ask.prompt)) {
@@ -270,6 +276,10 @@ void Server::answer_detokenize(const std::shared_ptr<Exchange>& exchange) {
     std::string out = R"({"prompt":)";
     put_string(out, text);
     exchange->reply({200, out + "}"});
+}
+
+void Server::answer_page(const std::shared_ptr<Exchange>& exchange) {
+    exchange->reply(page_reply(exchange->request()));
 }
 
 void Server::answer_health(const std::shared_ptr<Exchange>& exchange) {

@@ -166,6 +166,7 @@ std::span<const Server::Route> Server::routes() {
         Route{"POST", "/detokenize", &Server::answer_detokenize, kNeedsKey | kNeedsModel},
         Route{"GET", "/health", &Server::answer_health, kOpen},
         Route{"GET", "/metrics", &Server::answer_metrics, kNeedsKey},
+        Route{"GET", "/", &Server::answer_page, kOpen},
     };
     return kRoutes;
 }
@@ -175,8 +176,8 @@ const Server::Route* Server::find(const HttpRequest& request, bool& path_known) 
     std::string_view path = request.path;
     if (path.starts_with(kAnthropicPrefix)) path.remove_prefix(kAnthropicPrefix.size());
     for (const Route& route : routes()) {
-        const bool parts = route.path.ends_with('/');
         const size_t length = route.path.size();
+        const bool parts = length > 1 && route.path.ends_with('/');
         const bool one_more_part = path.starts_with(route.path) && path.size() > length &&
                                    path.find('/', length) == path.npos;
         const bool fits = parts ? one_more_part : path == route.path;

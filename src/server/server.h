@@ -80,6 +80,7 @@ class Server : private HttpHandler {
 
     // The JSON of a request that generates; none if it was refused.
     std::optional<OrderedJson> body_of(const std::shared_ptr<Exchange>& exchange) const;
+    void answer_page(const std::shared_ptr<Exchange>& exchange);
     void answer_chat(const std::shared_ptr<Exchange>& exchange);
     void answer_completion(const std::shared_ptr<Exchange>& exchange);
     void answer_messages(const std::shared_ptr<Exchange>& exchange);

@@ -101,6 +101,7 @@ std::vector<OutputEvent> OutputParser::push(std::string_view text) {
     while (step()) {
     }
     pending_.erase(0, read_);
+    forgotten_ += read_;
     read_ = 0;
     return std::exchange(events_, {});
 }
@@ -126,8 +127,9 @@ bool OutputParser::step() {
 
 bool OutputParser::step_content() {
     if (calls_ == Calls::kAsText) {
-        emit(Kind::kContent, rest());
+        const std::string_view text = rest();
         read_ = pending_.size();
+        emit(Kind::kContent, text);
         return false;
     }
     if (!emit_until(kCallBegin, Kind::kContent)) return false;
@@ -141,21 +143,24 @@ bool OutputParser::emit_until(std::string_view tag, Kind kind) {
     const std::string_view text = rest();
     const size_t at = text.find(tag);
     if (at != std::string_view::npos) {
+        read_ += at;
         emit(kind, text.substr(0, at));
-        read_ += at + tag.size();
+        read_ += tag.size();
         return true;
     }
     size_t tail = std::min(text.size(), tag.size() - 1);
     while (tail > 0 && !may_become(text.substr(text.size() - tail), tag)) --tail;
-    emit(kind, text.substr(0, text.size() - tail));
     read_ += text.size() - tail;
+    emit(kind, text.substr(0, text.size() - tail));
     return false;
 }
 
+// Of what was read last.
 void OutputParser::emit(Kind kind, std::string_view text) {
     if (text.empty()) return;
     if (events_.empty() || events_.back().kind != kind) events_.push_back({kind});
     events_.back().text += text;
+    events_.back().end = position();
 }
 
 // Moves space into held_; false if there is nothing behind it yet.
@@ -281,6 +286,7 @@ void OutputParser::give_up() {
 
 std::vector<OutputEvent> OutputParser::finish() {
     const std::string last = std::exchange(pending_, {});
+    forgotten_ += last.size();
     switch (state_) {
         case State::kReasoning:
             emit(Kind::kReasoning, last);

@@ -37,8 +37,12 @@ struct OutputEvent {
     Kind kind = Kind::kContent;
     std::string text = {};
     bool whole = true;
+    size_t end = 0;  // of reasoning and content: bytes of the reply up to the end of this text
 
-    bool operator==(const OutputEvent&) const = default;
+    // Where an event ends is no part of what it says: it moves with tags and space before it.
+    bool operator==(const OutputEvent& other) const {
+        return kind == other.kind && text == other.text && whole == other.whole;
+    }
 };
 
 // What <tool_call> in a reply means.
@@ -52,7 +56,8 @@ enum class Calls : uint8_t {
 bool is_string_value(const OrderedJson& parameter, const OrderedJson& parameters);
 
 // One per reply. Events depend on the text alone: however it is cut, the same kinds come in the
-// same order and their joined texts are the same. Time is linear in the text.
+// same order and their joined texts are the same. Text of reasoning and content is the reply's own,
+// byte for byte: it stands there right before the event's `end`. Time is linear in the text.
 class OutputParser {
   public:
     // `tools` as in render(): they say which parameters are not strings. Such a value is kept as
@@ -94,12 +99,14 @@ class OutputParser {
     void end_call(bool whole);
     void give_up();
     bool take_space();
+    size_t position() const { return forgotten_ + read_; }
     std::string_view rest() const { return std::string_view(pending_).substr(read_); }
 
     State state_;
     Calls calls_;
     std::string pending_;  // read so far up to read_
     size_t read_ = 0;
+    size_t forgotten_ = 0;              // bytes of the reply before pending_
     std::string held_;                  // tags and space that become content if the grammar breaks
     std::string name_;                  // of the function or parameter being read
     std::string function_;              // of the call that is open

@@ -3,6 +3,8 @@
 Run as: abuse_test.py PROGRAM MODEL [unittest arguments].
 """
 
+import base64
+import hashlib
 import json
 import re
 import socket
@@ -189,7 +191,9 @@ class Http(Case):
         self.serves()
 
     def test_routes_methods_and_types(self):
-        self.assertEqual(self.refused(self.server.get("/"), 404)["code"], "unknown_route")
+        self.assertEqual(self.refused(self.server.get("/index.html"), 404)["code"], "unknown_route")
+        self.refused(self.server.post("/", {}), 405)
+        self.assertEqual(self.server.post("/", {}).headers["allow"], "GET, HEAD")
         self.refused(self.server.get("/v1/models/a/b"), 404)
         self.refused(self.server.get("/../../etc/passwd"), 404)
         self.refused(self.server.get(CHAT), 405)
@@ -198,6 +202,36 @@ class Http(Case):
         self.refused(self.server.post(CHAT, chat(), **{"Content-Type": "text/plain"}), 415)
         self.assertEqual(self.server.send("HEAD", "/health", None).status, 200)
         self.assertEqual(self.server.send("BREW", "/health", None).status, 405)
+
+    def test_the_page(self):
+        page = self.server.get("/")
+        self.assertEqual((page.status, page.headers["content-type"]), (200, "text/html; charset=utf-8"))
+        self.assertTrue(page.body.startswith(b"<!doctype html>"))
+        self.assertEqual({page.headers[name] for name in ("x-content-type-options", "referrer-policy", "cache-control")},
+                         {"nosniff", "no-referrer", "no-cache"})
+        self.assertNotIn("set-cookie", page.headers)
+        policy = dict(part.strip().split(" ", 1) for part in page.headers["content-security-policy"].split(";"))
+        self.assertEqual((policy["default-src"], policy["connect-src"]), ("'none'", "'self'"))
+        self.assertNotIn("unsafe", page.headers["content-security-policy"])
+        for tag, source in (("style", "style-src"), ("script", "script-src")):
+            inside = re.search(rb"<%b[^>]*>(.*?)</%b>" % (tag.encode(), tag.encode()), page.body, re.DOTALL)[1]
+            self.assertEqual(policy[source], f"'sha256-{base64.b64encode(hashlib.sha256(inside).digest()).decode()}'")
+        self.assertEqual(len(re.findall(rb"<script|<style|<link", page.body)), 3)
+
+        head_only = self.server.send("HEAD", "/", None)
+        self.assertEqual((head_only.status, head_only.body, head_only.headers["content-length"]), (200, b"", str(len(page.body))))
+        tag = page.headers["etag"]
+        for known in (tag, f'"other", W/{tag}', "*"):
+            with self.server.connect() as sock:  # the connection goes on behind a reply without a body
+                file = sock.makefile("rb")
+                sock.sendall(head("GET", "/", **{"If-None-Match": known}) + head("GET", "/health"))
+                same = read_reply(file)
+                self.assertEqual((same.status, same.headers["etag"]), (304, tag))
+                self.assertFalse({"content-length", "content-type", "transfer-encoding"} & set(same.headers))
+                self.assertEqual(read_reply(file).json(), {"status": "ok"})
+        for other in ('"x"', "", tag[:-2], "W/", "," * 5000):
+            self.assertEqual(self.server.get("/", **{"If-None-Match": other}).status, 200)
+        self.assertEqual(self.server.get("/?x=<script>").body, page.body)
 
     def test_one_connection_many_requests(self):
         body = json.dumps(chat()).encode()

@@ -64,7 +64,8 @@ TEST(ChatAsk, KeepsWhatIsRecommendedUnlessItIsGiven) {
         chat(R"("temperature": 0, "top_p": null, "top_k": -1, "min_p": 0.5, "seed": -1,
         "max_tokens": 3, "max_completion_tokens": 4.0, "stop": "x", "speculative": {"max_draft": 2},
         "presence_penalty": -2, "frequency_penalty": 1.5, "logprobs": true, "top_logprobs": 4,
-        "parallel_tool_calls": false, "stream": true, "stream_options": {"include_usage": true})");
+        "parallel_tool_calls": false, "stream": true,
+        "stream_options": {"include_usage": true, "include_rounds": true})");
     const Ask& ask = good(asked);
     EXPECT_EQ(ask.sampling.temperature, 0);
     EXPECT_EQ(ask.sampling.top_p, 0.9f);
@@ -77,7 +78,7 @@ TEST(ChatAsk, KeepsWhatIsRecommendedUnlessItIsGiven) {
     EXPECT_EQ(ask.max_draft, 2u);
     EXPECT_EQ(ask.likelihood_top, 4u);
     EXPECT_THAT(ask.stops, ElementsAre("x"));
-    EXPECT_TRUE(ask.one_call && ask.stream && ask.include_usage);
+    EXPECT_TRUE(ask.one_call && ask.stream && ask.include_usage && ask.include_rounds);
 }
 
 TEST(ChatAsk, NamesTheFieldThatIsWrong) {
@@ -94,6 +95,8 @@ TEST(ChatAsk, NamesTheFieldThatIsWrong) {
         {R"("stop": [1])", "stop"},
         {R"("stream": 1)", "stream"},
         {R"("stream_options": {"include_usage": true})", "stream_options"},
+        {R"("stream": true, "stream_options": {"include_rounds": 1})",
+         "stream_options.include_rounds"},
         {R"("n": 0)", "n"},
         {R"("top_logprobs": 2)", "top_logprobs"},
         {R"("logprobs": true, "top_logprobs": 21)", "top_logprobs"},

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -90,7 +91,10 @@ class Writer : public Job {
         diary_.note(name_ + " started");
         if (hold) hold();
     }
-    bool tokens(std::span<const Token> tokens, std::span<const Likelihood> likelihoods) override {
+    bool tokens(std::span<const Token> tokens, std::span<const Likelihood> likelihoods,
+                const Round& round) override {
+        rounds.push_back(round);
+        counts.push_back(tokens.size());
         EXPECT_EQ(likelihoods.size(), spec().likelihood_top ? tokens.size() : 0);
         const bool first = text.empty();
         if (first) diary_.note(name_ + " first");
@@ -108,6 +112,8 @@ class Writer : public Job {
     uint32_t cached_ = 0;
     size_t enough = SIZE_MAX;
     std::vector<Token> text;
+    std::vector<Round> rounds;
+    std::vector<size_t> counts;  // of tokens that each gave
     JobEnd end = JobEnd::kFailed;
     JobReport report;
     std::function<void()> hold, on_first;
@@ -281,6 +287,49 @@ TEST_F(JobsTest, LikelihoodsComeWithTheirTokens) {
     jobs.submit(job);
     job->wait();
     EXPECT_EQ(job->text, alone(spec));
+}
+
+TEST_F(JobsTest, RoundsSayHowTokensCameAbout) {
+    Jobs jobs(bundled(), {}, watchdog_, nullptr);
+    uint32_t drafted = 0, copied = 0;
+    for (const Speculate how : {Speculate::kOff, Speculate::kFixed, Speculate::kAuto}) {
+        JobSpec spec = spec_of(3, how == Speculate::kOff ? Mode::kBase : Mode::kUltraspeed, 120);
+        spec.prompt = bundled().encode("x = 1\nx = 1\nx = 1\nx = 1\nx = 1\nx = 1\n");
+        spec.speculation.mode = how;
+        const auto job = make(spec, std::to_string(static_cast<int>(how)));
+        jobs.submit(job);
+        job->wait();
+        EXPECT_EQ(job->text, alone(spec));
+        const Stats& stats = job->report.stats;
+        uint32_t passes = 0, verified = 0, accepted = 0, by_drafter = 0, by_suffix = 0;
+        for (size_t i = 0; i < job->rounds.size(); ++i) {
+            const Round& round = job->rounds[i];
+            passes += round.passes;
+            verified += round.verified;
+            accepted += round.accepted;
+            by_drafter += round.drafts == Round::Drafts::kDrafter ? 1 : 0;
+            by_suffix += round.drafts == Round::Drafts::kSuffix ? 1 : 0;
+            EXPECT_EQ(round.passes, i > 0 ? 1u : 0u) << "the first token needs none";
+            EXPECT_LE(round.accepted, round.verified);
+            if (i + 1 < job->rounds.size()) {
+                EXPECT_EQ(job->counts[i], round.accepted + 1);
+            } else {
+                EXPECT_LE(job->counts[i], round.accepted + 1) << "the end cuts";
+            }
+        }
+        EXPECT_EQ(passes, stats.steps);
+        EXPECT_EQ(by_drafter, stats.drafted);
+        EXPECT_EQ(by_suffix, stats.copied);
+        EXPECT_EQ(verified, std::accumulate(stats.verified.begin(), stats.verified.end(), 0u));
+        EXPECT_EQ(accepted, std::accumulate(stats.accepted.begin(), stats.accepted.end(), 0u));
+        drafted += by_drafter;
+        copied += by_suffix;
+        if (how == Speculate::kOff) {
+            EXPECT_EQ(drafted + copied, 0u);
+        }
+    }
+    EXPECT_GT(drafted, 0u);
+    EXPECT_GT(copied, 0u);
 }
 
 TEST_F(JobsTest, AContextEnds) {

@@ -127,6 +127,31 @@ class Chat(Case):
         self.assertIn("timings", chunks[-1])
         self.assertEqual(len({c["id"] for c in chunks}), 1)
 
+    def test_rounds_add_up(self):
+        for path, shape, prompt in (("/v1/completions", shapes.COMPLETION_CHUNK, {"prompt": LOOP}),
+                                    ("/v1/chat/completions", shapes.CHAT_CHUNK, {"messages": QUESTION})):
+            body = {"model": FAST, **prompt, "max_tokens": 80, "temperature": 0, "stream": True}
+            asked = [self.server.post(path, {**body, **extra}) for extra in (
+                {}, {"stream_options": {"include_rounds": False}}, {"stream_options": {"include_rounds": True}})]
+            streams = [[shapes.check(json.loads(data), shape) for _, data in running.events(reply.body) if data != "[DONE]"]
+                       for reply in asked]
+            for stream in streams[:2]:
+                self.assertFalse(any("speculation" in chunk for chunk in stream))
+            rounds, text = [], ""
+            for chunk in streams[2]:
+                told = chunk.get("speculation", {"rounds": [], "tokens": []})
+                rounds += told["rounds"]
+                choice = chunk["choices"][0]
+                shown = choice.get("text", choice.get("delta", {}).get("content", ""))
+                self.assertEqual("".join(token["text"] for token in told["tokens"]), shown)
+                text += shown
+            plain = "".join(c["choices"][0].get("text", c["choices"][0].get("delta", {}).get("content", "")) for c in streams[0])
+            self.assertEqual(text, plain)
+            measured = streams[2][-1]["metrics"]["speculative_decoding"]
+            histogram = [sum(one["accepted"] == k for one in rounds) for k in range(8)]
+            self.assertEqual(histogram, measured["acceptance_histogram"])
+            self.assertEqual(sum(one["verified"] for one in rounds), measured["num_draft_tokens"])
+
     def test_without_usage_the_last_chunk_has_the_measurements(self):
         chunks = self.chunks({"model": BASE, "messages": QUESTION, "max_tokens": 3, "temperature": 0})
         self.assertIn("metrics", chunks[-1])

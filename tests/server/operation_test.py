@@ -189,6 +189,8 @@ class Keys(unittest.TestCase):
                 self.assertEqual(reply.status, status, reply.body)
                 shapes.check(reply.json(), shapes.ERROR)
             self.assertEqual(server.get("/health").status, 200)
+            self.assertEqual(server.get("/").status, 200)
+            self.assertEqual(server.get("/", **{"Authorization": "Bearer nobody"}).status, 200)
             self.assertEqual(say(slow).status, 200)
             limited = say(slow)
             self.assertEqual(limited.status, 429)

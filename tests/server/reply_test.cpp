@@ -3,6 +3,7 @@
 #include "server/reply.h"
 
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -83,7 +84,18 @@ struct Script {
     std::vector<std::string> stops = {};
     bool tools = true, one_call = false, thinking = false, leaves = false;
     uint32_t at_once = 3;  // tokens a step
+    bool rounds = false;
 };
+
+// Of the step with `count` tokens: now a draft is refused, now all stand.
+Round round_of(size_t step, size_t count) {
+    Round round;
+    round.passes = 1;
+    round.drafts = step % 3 == 0 ? Round::Drafts::kSuffix : Round::Drafts::kDrafter;
+    round.accepted = static_cast<uint32_t>(count - 1);
+    round.verified = round.accepted + step % 2;
+    return round;
+}
 
 struct Written {
     std::string text;
@@ -118,6 +130,7 @@ Written write(const Script& script, bool stream, std::unique_ptr<ReplyFormat> fo
     plan.stream = stream;
     plan.stops = script.stops;
     plan.one_call = script.one_call;
+    plan.rounds = script.rounds;
     plan.parser.emplace(script.thinking ? Opening::kReasoningMayOpen : Opening::kReasoningClosed,
                         kTools, script.tools ? Calls::kParse : Calls::kAsText);
     JobSpec spec;
@@ -134,7 +147,7 @@ Written write(const Script& script, bool stream, std::unique_ptr<ReplyFormat> fo
         const auto step =
             std::span(tokens).subspan(at, std::min<size_t>(script.at_once, tokens.size() - at));
         exchange->left = script.leaves && at > 0;
-        if (!reply.tokens(step, {})) {
+        if (!reply.tokens(step, {}, round_of(at / script.at_once, step.size()))) {
             end = JobEnd::kEnough;
             written.enough = true;
             break;
@@ -306,6 +319,137 @@ TEST(ChatReply, SomebodyWhoLeftIsTold) {
         EXPECT_TRUE(written.enough);
         EXPECT_EQ(written.told.how, Ended::kCancelled);
     }
+}
+
+// ------------------------------------------------------------------ rounds
+
+std::unique_ptr<ReplyFormat> chat_with_rounds() {
+    return openai::chat_format({"id", "model", 7, false, false, true});
+}
+
+std::vector<Json> chunks_of(const std::string& stream) {
+    std::vector<Json> chunks;
+    for (size_t at = 0; (at = stream.find("data: {", at)) != stream.npos;) {
+        const size_t end = stream.find("\n\n", at);
+        chunks.push_back(Json::parse(stream.substr(at + 6, end - at - 6)));
+        at = end;
+    }
+    return chunks;
+}
+
+std::string name_of(Origin origin) {
+    return std::array{"model", "drafter", "suffix", "correction",
+                      "bonus"}[static_cast<size_t>(origin)];
+}
+
+// Each byte of a reply with the token that completed its character, and what becomes of them.
+struct FromToken {
+    char byte;
+    std::string from;
+};
+std::vector<FromToken> bytes_of(const Script& script) {
+    std::vector<FromToken> bytes;
+    Detokenizer detokenizer = bundled().detokenizer(ShowSpecials::kShow);
+    const std::vector<Token> tokens = tokens_of(script.text);
+    for (size_t i = 0; i < tokens.size(); ++i) {
+        const size_t step = i / script.at_once, place = i % script.at_once;
+        const size_t count =
+            std::min<size_t>(script.at_once, tokens.size() - step * script.at_once);
+        for (const char byte : detokenizer.push(tokens[i]))
+            bytes.push_back({byte, name_of(origin_of(round_of(step, count), place))});
+    }
+    return bytes;
+}
+void drop(std::vector<FromToken>& bytes, std::string_view what) {
+    std::string text;
+    for (const FromToken& one : bytes) text += one.byte;
+    const size_t at = text.find(what);
+    ASSERT_NE(at, text.npos) << what;
+    const auto first = bytes.begin() + static_cast<std::ptrdiff_t>(at);
+    bytes.erase(first, first + static_cast<std::ptrdiff_t>(what.size()));
+}
+
+TEST(Rounds, EveryByteIsItsTokensWhereverItIsHeldBack) {
+    struct Case {
+        std::string text;
+        std::vector<std::string> dropped;  // tags, and what a stop string takes
+        std::vector<std::string> stops = {};
+    };
+    const std::vector<Case> cases = {
+        {"One, two, three, four, five.", {}},
+        {" \n<think>Hm, 😀 </thin </think>So: 😀é<tool", {" \n<think>", "</think>"}},
+        {"<think>a</think><tool_call>\n<function=none", {"<think>", "</think>"}},
+        {"a 😀 b<tool_call>\nno call </tool_call> c", {}},
+        {"One, two, three, four, five.", {"e, four, five."}, {"never", "e, fo", "fiver"}},
+        {"one t, ton, tone, tones", {}, {"tonic", "tones."}},
+    };
+    for (const Case& known : cases) {
+        for (const uint32_t at_once : {1u, 2u, 3u, 5u, 8u}) {
+            Script script{known.text, JobEnd::kModel, known.stops};
+            script.thinking = true;
+            script.rounds = true;
+            script.at_once = at_once;
+            std::vector<FromToken> expected = bytes_of(script);
+            for (const std::string& what : known.dropped) drop(expected, what);
+            std::vector<FromToken> shown;
+            size_t rounds = 0;
+            for (const Json& chunk : chunks_of(write(script, true, chat_with_rounds()).text)) {
+                if (!chunk.contains("speculation")) continue;
+                rounds += chunk["speculation"]["rounds"].size();
+                std::string text;
+                for (const Json& token : chunk["speculation"]["tokens"]) {
+                    for (const char byte : token["text"].get<std::string>())
+                        shown.push_back({byte, token["from"]});
+                    text += token["text"].get<std::string>();
+                }
+                const Json& delta = chunk["choices"][0]["delta"];
+                EXPECT_EQ(delta.value("content", delta.value("reasoning_content", "")), text);
+            }
+            ASSERT_EQ(shown.size(), expected.size()) << known.text;
+            for (size_t i = 0; i < shown.size(); ++i) {
+                EXPECT_EQ(shown[i].byte, expected[i].byte) << known.text << i;
+                EXPECT_EQ(shown[i].from, expected[i].from) << known.text << i << " of " << at_once;
+            }
+            const size_t steps = (tokens_of(known.text).size() + at_once - 1) / at_once;
+            if (known.stops.size() != 3) {
+                EXPECT_EQ(rounds, steps) << known.text;
+            }
+        }
+    }
+}
+
+TEST(Rounds, AreAllThatAskingForThemAdds) {
+    for (const std::string& text :
+         {std::string("<think>Hm</think>So."), "a" + std::string(kCall) + std::string(kCall)}) {
+        Script script{text};
+        script.thinking = true;
+        const std::string plain = write(script, true, chat()).text;
+        EXPECT_THAT(plain, testing::Not(HasSubstr("speculation\":")));
+        script.rounds = true;
+        const std::vector<Json> without = chunks_of(plain);
+        std::vector<Json> with = chunks_of(write(script, true, chat_with_rounds()).text);
+        ASSERT_EQ(with.size(), without.size());
+        size_t told = 0;
+        for (size_t i = 0; i < with.size(); ++i) {
+            told += with[i].erase("speculation");
+            EXPECT_EQ(with[i], without[i]);
+        }
+        EXPECT_GT(told, 1u);
+    }
+}
+
+TEST(Rounds, WaitForAChunk) {
+    // Nothing can be shown before the end: the last chunk says what was done.
+    Script script{"<tool_ca", JobEnd::kLimit};
+    script.rounds = true;
+    script.at_once = 1;
+    const std::vector<Json> chunks = chunks_of(write(script, true, chat_with_rounds()).text);
+    ASSERT_EQ(chunks.size(), 3u);  // the role, the text, the end
+    EXPECT_FALSE(chunks[0].contains("speculation"));
+    EXPECT_EQ(chunks[1]["speculation"]["rounds"].size(), tokens_of(script.text).size());
+    EXPECT_EQ(chunks[1]["speculation"]["rounds"][0],
+              Json({{"drafts", "suffix"}, {"verified", 0}, {"accepted", 0}}));
+    EXPECT_EQ(chunks[2]["choices"][0]["finish_reason"], "length");
 }
 
 // ------------------------------------------------------------------ Anthropic

@@ -18,12 +18,12 @@ PATIENCE = {f"TESSERA_{name}_S": str(DEADLINE_S) for name in ("HEADER", "BODY", 
 
 
 class Server:
-    """`tessera serve` on a free port, ready unless `wait` is false. Ends with stop()."""
+    """`tessera serve`, on a free port if none is given, ready unless `wait` is false. Ends with stop()."""
 
-    def __init__(self, *flags, environment=None, wait=True):
+    def __init__(self, *flags, environment=None, wait=True, port=0):
         self.lines = []
         self.changed = threading.Condition()
-        self.process = subprocess.Popen([program, "serve", model, "--port", "0", *flags], stderr=subprocess.PIPE,
+        self.process = subprocess.Popen([program, "serve", model, "--port", str(port), *flags], stderr=subprocess.PIPE,
                                         env={**os.environ, **PATIENCE, **(environment or {})})
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
@@ -145,7 +145,7 @@ def read_reply(file, method="GET"):
     while (line := file.readline().strip()):
         name, value = line.decode("latin-1").split(":", 1)
         headers[name.lower()] = value.strip()
-    if method == "HEAD" or status == 100:
+    if method == "HEAD" or status in (100, 304):
         return Reply(status, headers, b"", True)
     if headers.get("transfer-encoding") != "chunked":
         body = file.read(int(headers["content-length"])) if "content-length" in headers else file.read()

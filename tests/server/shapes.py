@@ -45,9 +45,11 @@ CHAT = {
                  "message": {"role": {"assistant"}, "content": Any(str, NULL), "refusal": NULL,
                              "reasoning_content?": str, "tool_calls?": [CALL]}}],
 }
+SPECULATION = {"rounds": [{"drafts": {"drafter", "suffix", "none"}, "verified": count, "accepted": count}],
+               "tokens": [{"text": str, "from": {"drafter", "suffix", "correction", "bonus", "model"}}]}
 CHAT_CHUNK = {
     "id": id_of("chatcmpl-"), "object": {"chat.completion.chunk"}, "created": count, "model": str,
-    "usage?": Any(NULL, USAGE), "timings?": TIMINGS, "metrics?": METRICS,
+    "usage?": Any(NULL, USAGE), "timings?": TIMINGS, "metrics?": METRICS, "speculation?": SPECULATION,
     "choices": [{"index": count, "finish_reason": Any(NULL, FINISH), "logprobs?": LOGPROBS,
                  "delta": {"role?": {"assistant"}, "content?": str, "reasoning_content?": str,
                            "tool_calls?": [Any(CALL, {"index": count, "function": {"arguments": str}})]}}],
@@ -59,7 +61,7 @@ COMPLETION = {
 }
 COMPLETION_CHUNK = {
     "id": id_of("cmpl-"), "object": {"text_completion"}, "created": count, "model": str,
-    "usage?": Any(NULL, USAGE), "timings?": TIMINGS, "metrics?": METRICS,
+    "usage?": Any(NULL, USAGE), "timings?": TIMINGS, "metrics?": METRICS, "speculation?": SPECULATION,
     "choices": [{"index": count, "text": str, "logprobs": OLD_LOGPROBS,
                  "finish_reason": Any(NULL, {"stop", "length"})}],
 }

@@ -50,7 +50,10 @@ class Collector {
   public:
     explicit Collector(Opening opening) : parser_(opening, tools()) {}
 
-    void push(std::string_view text) { take(parser_.push(text)); }
+    void push(std::string_view text) {
+        text_ += text;
+        take(parser_.push(text));
+    }
 
     std::vector<OutputEvent> finish() {
         take(parser_.finish());
@@ -64,6 +67,14 @@ class Collector {
             if (text) {
                 EXPECT_FALSE(event.text.empty());
             }
+            const bool shown = event.kind == Kind::kReasoning || event.kind == Kind::kContent;
+            if (shown && !testing::Test::HasFatalFailure()) {  // the first is enough to see
+                // Not ASSERT_EQ: of long texts it would print, and search, the difference.
+                ASSERT_TRUE(event.text.size() <= event.end && event.end <= text_.size());
+                ASSERT_TRUE(std::string_view(text_).substr(0, event.end).ends_with(event.text));
+                ASSERT_GE(event.end - event.text.size(), seen_);
+                seen_ = event.end;
+            }
             if (text && !joined_.empty() && joined_.back().kind == event.kind) {
                 joined_.back().text += event.text;
             } else {
@@ -73,6 +84,8 @@ class Collector {
     }
 
     OutputParser parser_;
+    std::string text_;
+    size_t seen_ = 0;  // bytes of it
     std::vector<OutputEvent> joined_;
 };
 
