@@ -176,8 +176,9 @@ TEST(ThisMachine, IsWithinTheMask) {
         cpus += static_cast<int>(core.cpus.size());
     }
     EXPECT_EQ(cpus, CPU_COUNT(&mask));
-    if (!read_control_group().cpus) EXPECT_EQ(available_threads(), here.cores.size());
-    EXPECT_LE(available_threads(), here.cores.size());
+    const double cores = static_cast<double>(here.cores.size());
+    const double allowed = std::min(read_control_group().cpus.value_or(cores), cores);
+    EXPECT_EQ(available_threads(), std::max(1u, static_cast<uint32_t>(allowed)));
 }
 
 TEST(ThisMachine, AMaskOfOneCoreLeavesOneCore) {
