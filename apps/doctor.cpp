@@ -36,10 +36,8 @@ void print(const Examination& all) {
                                  : one.verdict == Verdict::kNotable ? "!"
                                                                     : "X";
         fmt::print("{} {:<{}}  {}\n", mark, one.topic, topic_width, one.found);
-        for (const std::string& line : {one.means, one.fix}) {
-            if (line.empty()) continue;
-            fmt::print("  {:<{}}  {}{}\n", "", topic_width, &line == &one.fix ? "" : "  ", line);
-        }
+        if (!one.means.empty()) fmt::print("  {:<{}}    {}\n", "", topic_width, one.means);
+        if (!one.fix.empty()) fmt::print("  {:<{}}  {}\n", "", topic_width, one.fix);
     }
 }
 

@@ -1,5 +1,6 @@
 // What the machine has: read from the system's files, and its read bandwidth measured.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 
@@ -108,6 +109,12 @@ uint64_t examine_memory(Examination& all) {
     return available;
 }
 
+// Threads that wanted to run, on average over the last minute: before this program was one of them.
+double load_before() {
+    double load = 0;
+    return getloadavg(&load, 1) == 1 ? load : 0;
+}
+
 double examine_bandwidth(uint64_t available, uint32_t threads, Examination& all) {
     constexpr uint64_t kBytesMin = uint64_t{512} << 20;
     const uint64_t beyond_caches = std::max(kBytesMin, 2 * last_cache_bytes());
@@ -115,9 +122,11 @@ double examine_bandwidth(uint64_t available, uint32_t threads, Examination& all)
     const double rate = measured_bandwidth(bytes, threads);
     all.facts["read_bandwidth"] = {
         {"bytes_per_second", rate}, {"threads", threads}, {"bytes", bytes}};
-    all.add({"bandwidth",
-             fmt::format("{:.1f} GB/s read from memory by {} thread{}", rate / kGB, threads,
-                         threads == 1 ? "" : "s"),
+    std::string found = fmt::format("{:.1f} GB/s read from memory by {} thread{}", rate / kGB,
+                                    threads, threads == 1 ? "" : "s");
+    if (const double load = load_before(); load > 0.5)
+        found += fmt::format("; busy (load {:.1f}): idle it is more", load);
+    all.add({"bandwidth", std::move(found),
              fmt::format("a token that reads 1 GB of weights takes {:.1f} ms at least",
                          1e3 * kGB / rate),
              Verdict::kFine, ""});

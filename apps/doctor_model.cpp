@@ -86,9 +86,8 @@ void examine_folder(const fs::path& folder, const MachineFound& machine, Examina
                           {"floor_ms_per_token", ms}};
     finding.found = fmt::format("{}: {} of weights, {} in memory", name,
                                 bytes_text(needs.stored_bytes), bytes_text(needs.memory_bytes));
+    if (cached) finding.found += fmt::format("; in the last cache: {:.1f} GB/s", 1e-9 * rate);
     finding.means = floor_text(ms);
-    if (cached)
-        finding.means += fmt::format("; it fits the last cache, read at {:.1f} GB/s", 1e-9 * rate);
     if (!fits) {
         finding.means.clear();
         finding.verdict = Verdict::kBroken;
