@@ -13,11 +13,12 @@ COPY . .
 RUN scripts/package --out /packages deb
 
 FROM debian:12-slim
+# Before the package, which takes a user that is there: Kubernetes wants a number that stays.
+RUN groupadd --gid 10001 tessera && useradd --uid 10001 --gid tessera --home-dir /var/lib/tessera \
+    --no-create-home --shell /usr/sbin/nologin tessera
 RUN --mount=type=bind,from=build,source=/packages,target=/packages \
     apt-get update && apt-get install --yes --no-install-recommends /packages/tessera_*.deb \
     && rm -rf /var/lib/apt/lists/*
-# The number of the package's user: Kubernetes' runAsNonRoot wants one, and its name may differ.
-RUN usermod --uid 10001 tessera && groupmod --gid 10001 tessera
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8080

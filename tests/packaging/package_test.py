@@ -126,8 +126,9 @@ class Packages(unittest.TestCase):
         self.assertEqual(unit["Type"], ["notify"])
         self.assertEqual(unit["ProtectSystem"], ["strict"])
         state = root.path / "var/lib" / unit["StateDirectory"][0]
-        state.mkdir(mode=int(unit["StateDirectoryMode"][0], 8))
-        root.run("chown", f"{user}:{unit['Group'][0]}", f"/{STATE}")
+        # The package makes it as the unit would, so that a key can be made before the first start.
+        self.assertEqual(state.stat().st_mode & 0o777, int(unit["StateDirectoryMode"][0], 8))
+        self.assertEqual(root.run("stat", "-c", "%U:%G", f"/{STATE}").stdout.strip(), f"{user}:{unit['Group'][0]}")
         # The same tree once more, read-only but for the state, with /proc and /dev in it.
         subprocess.run(["mount", "--rbind", root.path, root.path], check=True)
         subprocess.run(["mount", "-o", "remount,bind,ro", root.path], check=True)
