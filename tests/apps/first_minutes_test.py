@@ -1,6 +1,7 @@
 """What a person meets first: tessera alone, doctor, the shells' completion, the manual page.
 
-Run as: first_minutes_test.py PROGRAM MODEL [unittest arguments].
+Run as: first_minutes_test.py PROGRAM MODEL DRIVER [unittest arguments]. DRIVER: the folder of a library in the
+place of NVIDIA's (programs/fake_nvml.cpp).
 """
 
 import http.server
@@ -21,7 +22,7 @@ import unittest
 from pathlib import Path
 
 DEADLINE_S = 300
-program = model = None  # from the command line
+program = model = driver = None  # from the command line
 
 
 def tessera(*arguments, **more):
@@ -97,6 +98,15 @@ class Doctor(unittest.TestCase):
         self.assertEqual(files["verdict"], "notable")
         self.assertIn("--connections-max 50", files["fix"])
         self.assertTrue(found["healthy"])
+
+    def test_cards_are_what_their_driver_tells(self):
+        done = tessera("doctor", "--json", env={**os.environ, "LD_LIBRARY_PATH": driver})
+        self.assertEqual(done.returncode, 0, done.stderr)
+        gpus = json.loads(done.stdout)["gpus"]
+        self.assertEqual(gpus["driver"], "570.86.15")
+        self.assertEqual([card["address"] for card in gpus["cards"]], ["00000000:19:00.0", "00000000:1A:00.0"])
+        self.assertEqual([card["name"] for card in gpus["cards"]], ["Imagined H100", ""])
+        self.assertEqual([card["memory_bytes"] for card in gpus["cards"]], [80 << 30, 0])
 
     def test_a_server_is_ready_loading_or_not_there(self):
         class Health(http.server.BaseHTTPRequestHandler):
@@ -283,5 +293,5 @@ class Manual(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    program, model = os.path.abspath(sys.argv[1]), sys.argv[2]
-    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])
+    program, model, driver = os.path.abspath(sys.argv[1]), sys.argv[2], sys.argv[3]
+    unittest.main(argv=[sys.argv[0], *sys.argv[4:]])
