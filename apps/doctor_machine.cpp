@@ -192,7 +192,9 @@ void examine_files(Examination& all) {
 
 double measured_bandwidth(uint64_t bytes, uint32_t threads) {
     constexpr uint64_t kPieces = 64;
+    constexpr uint64_t kBytesMin = uint64_t{8} << 20;  // so that every worker has some
     constexpr double kSeconds = 0.3;
+    bytes = std::max(bytes, kBytesMin);
     PackedWeights subject;
     PackedRank& rank = subject.ranks.emplace_back();
     rank.arena = Arena(bytes);
