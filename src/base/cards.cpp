@@ -5,6 +5,7 @@
 #include <fstream>
 #include <iterator>
 #include <optional>
+#include <type_traits>
 
 #include <dlfcn.h>
 #include <fmt/format.h>
@@ -74,9 +75,9 @@ struct Nvml {
         void* const library = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
         if (library == nullptr) return std::nullopt;
         Nvml found{};
-        const auto take = [&](const char* name, auto& function) {
-            function =
-                reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
+        const auto take = [&](const char* symbol, auto& function) {
+            function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(
+                dlsym(library, symbol));
             return function != nullptr;
         };
         const bool whole = take("nvmlInit_v2", found.init) &&
