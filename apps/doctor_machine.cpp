@@ -133,7 +133,7 @@ double examine_bandwidth(uint64_t available, uint32_t threads, Examination& all)
     return rate;
 }
 
-std::string card_text(const Card& card) {
+std::string card_text(const CardSeen& card) {
     std::string text = card.name.empty() ? "NVIDIA card at " + card.address : card.name;
     if (card.memory_bytes > 0)
         text += fmt::format(", {} of {} free", bytes_text(card.free_bytes),
@@ -143,9 +143,9 @@ std::string card_text(const Card& card) {
 }
 
 void examine_cards(Examination& all) {
-    const Cards found = all_cards();
+    const CardsSeen found = all_cards();
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
-    for (const Card& card : found.cards)
+    for (const CardSeen& card : found.cards)
         list.push_back({{"address", card.address},
                         {"name", card.name},
                         {"memory_bytes", card.memory_bytes},
@@ -156,7 +156,7 @@ void examine_cards(Examination& all) {
         all.add({"gpu", "none found", "decoding runs on the processor", Verdict::kFine, ""});
         return;
     }
-    for (const Card& card : found.cards) {
+    for (const CardSeen& card : found.cards) {
         Finding finding{"gpu", card_text(card),
                         "not used yet: run and serve decode on the processor", Verdict::kFine, ""};
         if (found.driver.empty()) {

@@ -93,8 +93,8 @@ struct Nvml {
     }
 };
 
-Cards asked(const Nvml& nvml) {
-    Cards all;
+CardsSeen asked(const Nvml& nvml) {
+    CardsSeen all;
     std::array<char, 96> text{};
     if (nvml.driver(text.data(), text.size()) == 0) all.driver = text.data();
     unsigned count = 0;
@@ -102,7 +102,7 @@ Cards asked(const Nvml& nvml) {
     for (unsigned i = 0; i < count; ++i) {
         Nvml::Device device = nullptr;
         if (nvml.handle(i, &device) != 0) continue;
-        Card card;
+        CardSeen card;
         Nvml::Bus bus{};
         Nvml::Memory memory{};
         int major = 0, minor = 0;
@@ -121,8 +121,8 @@ Cards asked(const Nvml& nvml) {
 
 }  // namespace
 
-Cards system_cards(const fs::path& root) {
-    Cards all;
+CardsSeen system_cards(const fs::path& root) {
+    CardsSeen all;
     const fs::path driver = root / "proc/driver/nvidia";
     all.driver = version_in(field(text_of(driver / "version"), "NVRM version"));
     std::error_code none;
@@ -134,19 +134,19 @@ Cards system_cards(const fs::path& root) {
     // Inside a container the bus may be hidden while the driver tells.
     for (const auto& entry : fs::directory_iterator(driver / "gpus", none)) {
         const std::string address = entry.path().filename().string();
-        auto card = std::ranges::find(all.cards, address, &Card::address);
+        auto card = std::ranges::find(all.cards, address, &CardSeen::address);
         if (card == all.cards.end()) card = all.cards.insert(card, {address, "", 0, 0, ""});
         card->name = field(text_of(entry.path() / "information"), "Model");
     }
-    std::ranges::sort(all.cards, {}, &Card::address);
+    std::ranges::sort(all.cards, {}, &CardSeen::address);
     return all;
 }
 
-Cards all_cards() {
-    Cards seen = system_cards();
+CardsSeen all_cards() {
+    CardsSeen seen = system_cards();
     const auto nvml = Nvml::open();
     if (!nvml || nvml->init() != 0) return seen;
-    Cards told = asked(*nvml);
+    CardsSeen told = asked(*nvml);
     nvml->shutdown();
     if (told.cards.empty()) return seen;
     if (told.driver.empty()) told.driver = seen.driver;

@@ -9,7 +9,7 @@
 
 namespace tessera {
 
-struct Card {
+struct CardSeen {
     std::string address;        // on the bus: "0000:19:00.0"
     std::string name;           // empty: the driver is not there to tell
     uint64_t memory_bytes = 0;  // 0: not told
@@ -17,16 +17,16 @@ struct Card {
     std::string capability;  // "9.0"; empty: not told
 };
 
-struct Cards {
+struct CardsSeen {
     std::string driver;  // "570.86.15"; empty: none is loaded
-    std::vector<Card> cards;
+    std::vector<CardSeen> cards;
 };
 
 // From /sys/bus/pci and /proc/driver/nvidia below `root`: what is there, whether a driver speaks
 // for it or not. Never fails.
-Cards system_cards(const std::filesystem::path& root = "/");
+CardsSeen system_cards(const std::filesystem::path& root = "/");
 
 // The same, with memory and capability from libnvidia-ml.so.1 where it can be opened.
-Cards all_cards();
+CardsSeen all_cards();
 
 }  // namespace tessera

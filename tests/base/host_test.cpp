@@ -74,7 +74,7 @@ TEST(SystemMemory, IsInKibibytes) {
 
 TEST(Cards, NoneWhereThereAreNoFiles) {
     const ScratchFolder root;
-    const Cards found = system_cards(root.path());
+    const CardsSeen found = system_cards(root.path());
     EXPECT_THAT(found.cards, IsEmpty());
     EXPECT_EQ(found.driver, "");
 }
@@ -88,7 +88,7 @@ TEST(Cards, ACardWithoutADriverIsSeenOnTheBus) {
     root.write(bus + "0000:1a:00.0/class", "0x068000\n");
     root.write(bus + "0000:00:02.0/vendor", "0x8086\n");  // another vendor's display
     root.write(bus + "0000:00:02.0/class", "0x030000\n");
-    const Cards found = system_cards(root.path());
+    const CardsSeen found = system_cards(root.path());
     ASSERT_THAT(found.cards, SizeIs(1));
     EXPECT_EQ(found.cards[0].address, "0000:19:00.0");
     EXPECT_EQ(found.cards[0].name, "");
@@ -106,7 +106,7 @@ TEST(Cards, TheDriverNamesThemEvenWhereTheBusIsHidden) {
     root.write("sys/bus/pci/devices/0000:19:00.0/vendor", "0x10de\n");
     root.write("sys/bus/pci/devices/0000:19:00.0/class", "0x030200\n");
     root.write(driver + "gpus/0000:04:00.0/information", "Model: NVIDIA H200\n");
-    const Cards found = system_cards(root.path());
+    const CardsSeen found = system_cards(root.path());
     EXPECT_EQ(found.driver, "570.86.15");
     ASSERT_THAT(found.cards, SizeIs(2));
     EXPECT_EQ(found.cards[0].name, "NVIDIA H200");
