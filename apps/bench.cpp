@@ -434,8 +434,9 @@ void add_bench(CLI::App& program) {
         command.add_option("--seconds", options->seconds, "Of one repetition")
             ->check(CLI::Range(0.01, 600.0))
             ->capture_default_str();
-        command.add_option("--json", options->json, "Write all figures to this file");
-        command.add_option("--svg", options->svg, "Draw them into this file");
+        command.add_option("--json", options->json, "Write all figures to this file")
+            ->type_name("FILE");
+        command.add_option("--svg", options->svg, "Draw them into this file")->type_name("FILE");
     };
     CLI::App& machine = *bench.add_subcommand("machine", "Read bandwidth by threads");
     add_shared(machine);
@@ -444,9 +445,11 @@ void add_bench(CLI::App& program) {
         *bench.add_subcommand("decode", "Time of a step, and its share of bandwidth");
     add_shared(decode);
     decode.footer(kExamples);
-    decode.add_option("-m,--model", options->model, "Folder of a checkpoint (default: bundled)");
+    decode.add_option("-m,--model", options->model, "Folder of a checkpoint (default: bundled)")
+        ->type_name("FOLDER");
     decode
         .add_option("--synthetic", options->synthetic, "A config.json: random weights of its shape")
+        ->type_name("FILE")
         ->excludes("--model");
     decode
         .add_option("--rows", options->rows,
@@ -461,13 +464,15 @@ void add_bench(CLI::App& program) {
         ->capture_default_str();
     decode.add_option("--ranks", options->ranks, "Groups of workers: 1, 2, 4 or 8")
         ->capture_default_str();
-    decode.add_option("--isa", options->isa, "portable, avx2, avx512 or avx512-vnni");
+    decode.add_option("--isa", options->isa, "Instructions (default: the fastest here)")
+        ->type_name("{portable,avx2,avx512,avx512-vnni}");
     decode.add_option("--activations", options->activations, "bf16 or int8")
         ->check(CLI::IsMember({"bf16", "int8"}))
         ->capture_default_str();
     decode.add_flag("--reference", options->reference, "Time the reference too")
         ->excludes("--synthetic");
-    decode.add_option("--trace", options->trace, "Write a timeline of the last steps");
+    decode.add_option("--trace", options->trace, "Write a timeline of the last steps")
+        ->type_name("FILE");
     decode.callback([options] { bench_decode(*options); });
     add_bench_activations(bench);
     add_bench_masks(bench);

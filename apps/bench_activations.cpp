@@ -173,14 +173,17 @@ void add_bench_activations(CLI::App& bench) {
     CLI::App& command = *bench.add_subcommand(
         "activations", "What int8 activations cost: KL and perplexity on text files");
     command.add_option("files", options->files, "Texts that the model was not trained on")
+        ->type_name("FILE")
         ->required();
-    command.add_option("-m,--model", options->model, "Folder of a checkpoint (default: bundled)");
+    command.add_option("-m,--model", options->model, "Folder of a checkpoint (default: bundled)")
+        ->type_name("FOLDER");
     command.add_option("--window", options->window, "Tokens read from an empty cache")
         ->check(CLI::Range(2, 1 << 20))
         ->capture_default_str();
     command.add_option("--reference-tokens", options->reference_tokens,
                        "So many of the first tokens are read by the reference too (slow)");
-    command.add_option("--json", options->json, "Write all figures to this file");
+    command.add_option("--json", options->json, "Write all figures to this file")
+        ->type_name("FILE");
     command.callback([options] { bench_activations(*options); });
 }
 

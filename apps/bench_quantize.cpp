@@ -108,7 +108,8 @@ void add_bench_quantize(CLI::App& bench) {
     command.add_option("--repeats", options->repeats, "Of each measurement")
         ->check(CLI::Range(1, 1000))
         ->capture_default_str();
-    command.add_option("--json", options->json, "Write all figures to this file");
+    command.add_option("--json", options->json, "Write all figures to this file")
+        ->type_name("FILE");
     command.callback([options] { bench_quantize(*options); });
 }
 

@@ -329,9 +329,11 @@ void add_bench_speculation(CLI::App& bench) {
     CLI::App& command = *bench.add_subcommand(
         "speculation", "Tokens a second with and without drafts, and that texts are the same");
     command.footer(kExamples);
-    command.add_option("-m,--model", options->model, "Folder of a checkpoint (default: bundled)");
+    command.add_option("-m,--model", options->model, "Folder of a checkpoint (default: bundled)")
+        ->type_name("FOLDER");
     command.add_option("--suite", options->suites, "Names of suites (default: all)");
-    command.add_option("--suites", options->folder, "Their folder (default: bench/suites)");
+    command.add_option("--suites", options->folder, "Their folder (default: bench/suites)")
+        ->type_name("FOLDER");
     command.add_option("--prompts", options->prompts, "Of each suite, evenly (default: all)")
         ->check(CLI::Range(1, 1'000'000));
     command
@@ -358,8 +360,10 @@ void add_bench_speculation(CLI::App& bench) {
         .add_flag("--lossless", options->lossless,
                   "Compare the texts of seven ways to sample instead, and measure nothing")
         ->excludes(cost);
-    command.add_option("--json", options->json, "Write all figures to this file");
-    command.add_option("--svg", options->svg, "Draw tokens a second into this file");
+    command.add_option("--json", options->json, "Write all figures to this file")
+        ->type_name("FILE");
+    command.add_option("--svg", options->svg, "Draw tokens a second into this file")
+        ->type_name("FILE");
     command.callback([options] {
         if (options->tokens == 0) options->tokens = options->lossless ? kLosslessTokens : kTokens;
         if (options->folder.empty()) options->folder = own_suites();

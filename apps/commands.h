@@ -26,9 +26,12 @@ void add_keys(CLI::App& program);
 void add_usage(CLI::App& program);
 void add_quantize(CLI::App& program);
 void add_eval(CLI::App& program);
+void add_doctor(CLI::App& program);
+void add_completion(CLI::App& program);
+void add_man(CLI::App& program);
 
-// The model that comes with the program: beside the sources or, installed, under share/tessera.
-// Throws Error if it is in neither place.
+// The model that comes with the program: installed or unpacked, under share/tessera beside bin;
+// built, beside the sources. Throws Error if it is in neither place.
 std::filesystem::path bundled_model();
 
 // "auto", "off" or a number of tokens; with what is wrong with it, empty if nothing.

@@ -255,11 +255,13 @@ void add_compare(CLI::App& program) {
         "compare", "Run a prompt through every machine, and say which tile differs first");
     command.footer(kExamples);
     command.add_option("prompt", options->prompt, "Text to read, at most 64 tokens of it");
-    command.add_option("-m,--model", options->model, "Folder of a checkpoint (default: bundled)");
+    command.add_option("-m,--model", options->model, "Folder of a checkpoint (default: bundled)")
+        ->type_name("FOLDER");
     command.add_option("--workers", options->workers, "Of each rank (default: all threads)")
         ->check(CLI::Range(1, 1024));
     command.add_option("--ranks", options->ranks, "1, 2, 4 or 8")->capture_default_str();
-    command.add_option("--isa", options->isa, "portable, avx2, avx512 or avx512-vnni");
+    command.add_option("--isa", options->isa, "Instructions (default: the fastest here)")
+        ->type_name("{portable,avx2,avx512,avx512-vnni}");
     command.add_option("--activations", options->activations, "bf16 or int8")
         ->check(CLI::IsMember({"bf16", "int8"}))
         ->capture_default_str();

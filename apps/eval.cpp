@@ -294,18 +294,24 @@ void add_eval(CLI::App& program) {
     CLI::App& command = *program.add_subcommand(
         "eval", "Judge a model by texts and tasks, alone or against another folder");
     command.footer(kExamples);
-    command.add_option("model", options->model, "Folder of a checkpoint")->required();
-    command.add_option("suites", options->suites, "Texts, tasks, or names of bench/suites")
+    command.add_option("model", options->model, "Folder of a checkpoint")
+        ->type_name("FOLDER")
         ->required();
-    command.add_option("--against", options->against,
-                       "Folder to compare with on the same tokens: the original");
+    command.add_option("suites", options->suites, "Texts, tasks, or names of bench/suites")
+        ->type_name("FILE")
+        ->required();
+    command
+        .add_option("--against", options->against,
+                    "Folder to compare with on the same tokens: the original")
+        ->type_name("FOLDER");
     command.add_option("--window", options->window, "Tokens read from an empty cache")
         ->check(CLI::Range(2, 1 << 20))
         ->capture_default_str();
     command.add_option("--tokens", options->tokens_max,
                        "So many tokens of each suite at most (default: all)");
-    command.add_option("--json", options->json, "Write all figures to this file");
-    command.add_option("--html", options->page, "Write a page to this file");
+    command.add_option("--json", options->json, "Write all figures to this file")
+        ->type_name("FILE");
+    command.add_option("--html", options->page, "Write a page to this file")->type_name("FILE");
     command.add_option("--threads", options->threads, "Workers (default: all cores allowed)")
         ->check(CLI::Range(1, 1024));
     command.add_option("--activations", options->activations, "What MXFP4 experts multiply with")

@@ -147,8 +147,10 @@ void add_explain(CLI::App& program) {
     CLI::App& command = *program.add_subcommand(
         "explain", "Print the program of a step, and the least time it can take");
     command.footer(kExamples);
-    command.add_option("-m,--model", options->model, "Folder of a checkpoint (default: bundled)");
-    command.add_option("--shape", options->shape, "mimo-v2.5-pro, mimo-v2-flash or a config.json");
+    command.add_option("-m,--model", options->model, "Folder of a checkpoint (default: bundled)")
+        ->type_name("FOLDER");
+    command.add_option("--shape", options->shape, "mimo-v2.5-pro, mimo-v2-flash or a config.json")
+        ->type_name("NAME|FILE");
     command.add_option("--rows", options->rows, "Rows of the step")
         ->check(CLI::Range(1, 64))
         ->capture_default_str();
@@ -161,8 +163,9 @@ void add_explain(CLI::App& program) {
         ->capture_default_str();
     command.add_option("--experts", options->experts,
                        "Distinct experts a layer (default: what random routing gives)");
-    command.add_option("--machine", options->machine,
-                       "h200, b200 or a file: print the floor there");
+    command
+        .add_option("--machine", options->machine, "h200, b200 or a file: print the floor there")
+        ->type_name("NAME|FILE");
     command.add_flag("--tiles", options->tiles, "Print every tile");
     command.add_flag("--drafter", options->drafter,
                      "Print the drafter's program, not the target's; its rows are its block");

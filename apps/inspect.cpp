@@ -217,7 +217,8 @@ void add_inspect(CLI::App& program) {
     CLI::App& command =
         *program.add_subcommand("inspect", "Say what a checkpoint is, and whether it is whole");
     command.footer(kExamples);
-    command.add_option("folder", *folder, "Folder of a checkpoint (default: the bundled model)");
+    command.add_option("folder", *folder, "Folder of a checkpoint (default: the bundled model)")
+        ->type_name("FOLDER");
     command.callback([folder] {
         const int code =
             inspect(folder->empty() ? bundled_model() : std::filesystem::path(*folder));

@@ -13,7 +13,9 @@ namespace tessera {
 std::filesystem::path bundled_model() {
     const std::filesystem::path program =
         std::filesystem::read_symlink("/proc/self/exe").parent_path();
-    for (const char* where : {"../../models/tessera-mini", "../share/tessera/tessera-mini"}) {
+    // In this order: where this is /usr/bin, a folder /models is not ours.
+    for (const char* where :
+         {"../share/tessera/models/tessera-mini", "../../models/tessera-mini"}) {
         const std::filesystem::path folder = (program / where).lexically_normal();
         if (exists(folder / "config.json")) return folder;
     }
@@ -22,6 +24,17 @@ std::filesystem::path bundled_model() {
 }
 
 }  // namespace tessera
+
+constexpr const char* kWelcome =
+    R"(Tessera {} runs and serves mixture-of-experts language models on this machine, and measures,
+explains, rounds and judges them. A small model comes with it. Worth trying:
+
+  tessera run "def fibonacci(n):"   continue a text; --chat asks a question
+  tessera serve                     OpenAI's and Anthropic's APIs at http://127.0.0.1:8080
+  tessera doctor                    what this machine can do, and what it lacks
+
+--model FOLDER takes another checkpoint; tessera --help lists all commands.
+)";
 
 int main(int argc, char** argv) {
     CLI::App program(
@@ -43,8 +56,11 @@ int main(int argc, char** argv) {
     tessera::add_usage(program);
     tessera::add_quantize(program);
     tessera::add_eval(program);
+    tessera::add_doctor(program);
+    tessera::add_completion(program);
+    tessera::add_man(program);
     if (argc == 1) {
-        fmt::print("{}", program.help());
+        fmt::print(kWelcome, TESSERA_VERSION);
         return 0;
     }
     try {

@@ -167,8 +167,12 @@ void add_quantize(CLI::App& program) {
     CLI::App& command =
         *program.add_subcommand("quantize", "Round the experts of a bf16 or FP8 folder to MXFP4");
     command.footer(kExamples);
-    command.add_option("in", options->in, "Folder of a bf16 or FP8 checkpoint")->required();
-    command.add_option("out", options->out, "Folder to write; must not exist")->required();
+    command.add_option("in", options->in, "Folder of a bf16 or FP8 checkpoint")
+        ->type_name("FOLDER")
+        ->required();
+    command.add_option("out", options->out, "Folder to write; must not exist")
+        ->type_name("FOLDER")
+        ->required();
     command.add_option("--experts", options->experts, "What the routed experts become")
         ->check(CLI::IsMember({"mxfp4"}))
         ->capture_default_str();
@@ -178,8 +182,10 @@ void add_quantize(CLI::App& program) {
                     "calibrated: errors weighed by what comes in")
         ->check(CLI::IsMember({"nearest", "mse", "calibrated"}))
         ->capture_default_str();
-    command.add_option("--calibrate", options->calibrate,
-                       "Text that tells calibrated what comes in, read slowly by the reference");
+    command
+        .add_option("--calibrate", options->calibrate,
+                    "Text that tells calibrated what comes in, read slowly by the reference")
+        ->type_name("FILE");
     command
         .add_option("--calibrate-tokens", options->calibrate_tokens, "So many tokens of it at most")
         ->check(CLI::Range(1, 1 << 24))

@@ -311,9 +311,10 @@ void add_run(CLI::App& program) {
     run.footer(kExamples);
     run.add_option("prompt", options->prompt,
                    "Text to continue; - reads stdin; without one: interactive");
-    run.add_option("-f,--file", options->file, "Read the prompt from a file");
+    run.add_option("-f,--file", options->file, "Read the prompt from a file")->type_name("FILE");
     run.add_option("-m,--model", options->model,
-                   "Folder of a checkpoint (default: the bundled model)");
+                   "Folder of a checkpoint (default: the bundled model)")
+        ->type_name("FOLDER");
     run.add_flag("--chat", options->chat, "Use the model's chat dialect: the prompt is a question");
     run.add_flag("--think", options->think,
                  "With --chat: let the model reason first (shown on stderr)");
@@ -345,8 +346,8 @@ void add_run(CLI::App& program) {
     run.add_option("--ranks", options->loading.ranks,
                    "Groups of workers with weights of their own: 1, 2, 4 or 8")
         ->capture_default_str();
-    run.add_option("--isa", options->loading.isa,
-                   "Instructions: portable, avx2, avx512, avx512-vnni (default: the fastest here)");
+    run.add_option("--isa", options->loading.isa, "Instructions (default: the fastest here)")
+        ->type_name("{portable,avx2,avx512,avx512-vnni}");
     run.add_option("--speculate", options->speculate,
                    "auto: draft what pays; off; or 1 to 7: draft so many tokens each time. The "
                    "text is the same")

@@ -10,6 +10,8 @@
 #include <memory>
 #include <thread>
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -164,6 +166,14 @@ void serve(const ServerConfig& config) {
     spdlog::info("stopped");
 }
 
+// What --help says may stand behind the setting's flag.
+std::string operand_of(const Setting& setting) {
+    if (!setting.choices.empty()) return fmt::format("{{{}}}", fmt::join(setting.choices, ","));
+    if (setting.key == "model") return "FOLDER";
+    if (setting.key == "store") return "FILE";
+    return std::holds_alternative<std::string ServerConfig::*>(setting.field) ? "TEXT" : "NUMBER";
+}
+
 constexpr const char* kExamples = R"(Examples:
   tessera serve                                 the bundled model at http://127.0.0.1:8080/v1
   tessera serve ~/models/MiMo-V2-Flash --host 0.0.0.0 --store tessera.db
@@ -182,9 +192,11 @@ void add_serve(CLI::App& program) {
     auto options = std::make_shared<Options>();
     CLI::App& command = *program.add_subcommand("serve", "Serve OpenAI's and Anthropic's APIs");
     command.footer(kExamples);
-    command.add_option("path", options->model,
-                       "Folder of a checkpoint (default: the bundled model)");
+    command
+        .add_option("path", options->model, "Folder of a checkpoint (default: the bundled model)")
+        ->type_name("FOLDER");
     command.add_option("--config", options->config, "Settings from this TOML file")
+        ->type_name("FILE")
         ->envname("TESSERA_CONFIG");
     for (const Setting& setting : settings()) {
         const std::string key(setting.key), help(setting.help);
@@ -194,7 +206,8 @@ void add_serve(CLI::App& program) {
                 setting.flag(), [keep](int64_t count) { keep(count > 0 ? "true" : "false"); },
                 help);
         } else {
-            command.add_option_function<std::string>(setting.flag(), keep, help);
+            command.add_option_function<std::string>(setting.flag(), keep, help)
+                ->type_name(operand_of(setting));
         }
     }
     command.callback([options] {

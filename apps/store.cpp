@@ -6,6 +6,7 @@ namespace tessera {
 
 void add_store_option(CLI::App& command, std::string& file) {
     command.add_option("--store", file, "Database of keys and ledger, as given to serve")
+        ->type_name("FILE")
         ->envname("TESSERA_STORE")
         ->required();
 }

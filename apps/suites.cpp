@@ -49,11 +49,12 @@ Suite read_suite(const std::filesystem::path& file) {
 std::filesystem::path own_suites() {
     const std::filesystem::path program =
         std::filesystem::read_symlink("/proc/self/exe").parent_path();
-    const std::filesystem::path folder = (program / "../../bench/suites").lexically_normal();
-    if (!is_directory(folder))
-        fail("the suites are not where they were built (looked for {}): pass --suites PATH",
-             folder.string());
-    return folder;
+    for (const char* where : {"../share/tessera/suites", "../../bench/suites"}) {
+        const std::filesystem::path folder = (program / where).lexically_normal();
+        if (is_directory(folder)) return folder;
+    }
+    fail("the suites are not where they were installed (looked beside {}): pass --suites PATH",
+         program.string());
 }
 
 std::vector<Suite> read_suites(const std::filesystem::path& folder,

@@ -51,6 +51,8 @@ FLOORS = {
     "apps/eval_report.h": {"judge", "door"},
     "apps/eval_report.cpp": {"base", "judge", "door"},
     "apps/eval_page.cpp": {"base", "judge", "door"},
+    "apps/doctor_machine.cpp": {"base", "tiles", "runtime", "weights", "server"},
+    "apps/doctor_model.cpp": {"base", "checkpoint", "model", "plan", "weights"},
     "apps/compare.h": {"weights", "runtime", "reference"},
     "apps/compare_machines.cpp": {"plan", "runtime"},
     "apps/compare_drafter.cpp": {"base", "checkpoint", "model", "weights", "plan", "runtime", "reference"},

@@ -3,49 +3,33 @@
 #include <algorithm>
 #include <fstream>
 #include <limits>
-#include <string_view>
 
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "base/control_group.h"
+
 namespace tessera {
-namespace {
 
-constexpr uint64_t kUnlimited = std::numeric_limits<uint64_t>::max();
-
-uint64_t number_in(const char* path) {
-    std::ifstream file(path);
-    uint64_t value = 0;
-    return file >> value ? value : kUnlimited;  // absent, or the word "max"
-}
-
-// The number after `key` in a file of "key number …" lines.
-uint64_t number_after(const char* path, std::string_view key, uint64_t otherwise) {
-    std::ifstream file(path);
+std::optional<uint64_t> number_after(const std::filesystem::path& file, std::string_view key) {
+    std::ifstream stream(file);
     std::string word, rest;
-    for (uint64_t value = 0; file >> word >> value; std::getline(file, rest)) {
+    for (uint64_t value = 0; stream >> word >> value; std::getline(stream, rest)) {
         if (word == key) return value;
     }
-    return otherwise;
+    return std::nullopt;
 }
 
-uint64_t control_group_left() {
-    constexpr const char* kStat = "/sys/fs/cgroup/memory.stat";
-    const uint64_t limit = number_in("/sys/fs/cgroup/memory.max");
-    const uint64_t used = number_in("/sys/fs/cgroup/memory.current");
-    if (limit == kUnlimited || used == kUnlimited) return kUnlimited;
-    // Cached file pages count as used but are given up on demand.
-    const uint64_t cached =
-        number_after(kStat, "active_file", 0) + number_after(kStat, "inactive_file", 0);
-    const uint64_t held = used - std::min(used, cached);
-    return limit - std::min(limit, held);
+SystemMemory system_memory(const std::filesystem::path& root) {
+    constexpr uint64_t kUnknownKib = std::numeric_limits<uint64_t>::max() >> 10;
+    const std::filesystem::path file = root / "proc/meminfo";
+    return {number_after(file, "MemTotal:").value_or(kUnknownKib) << 10,
+            number_after(file, "MemAvailable:").value_or(kUnknownKib) << 10};
 }
-
-}  // namespace
 
 uint64_t available_memory_bytes() {
-    const uint64_t system_kib = number_after("/proc/meminfo", "MemAvailable:", kUnlimited >> 10);
-    return std::min(system_kib << 10, control_group_left());
+    const uint64_t system = system_memory().available_bytes;
+    return std::min(system, read_control_group().memory_left.value_or(system));
 }
 
 uint64_t last_cache_bytes() {

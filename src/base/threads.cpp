@@ -7,12 +7,17 @@
 #include <thread>
 #include <vector>
 
+#include "base/control_group.h"
 #include "base/topology.h"
 
 namespace tessera {
 
 uint32_t available_threads() {
-    return static_cast<uint32_t>(topology().cores.size());
+    const auto cores = static_cast<uint32_t>(topology().cores.size());
+    // More threads than the group's time lasts for are all stopped for the rest of each period, and
+    // those that spin use it up for those that work.
+    const std::optional<double> cpus = read_control_group().cpus;
+    return cpus && *cpus < cores ? std::max(1u, static_cast<uint32_t>(*cpus)) : cores;
 }
 
 void parallel_for(size_t count, uint32_t threads, const std::function<void(size_t)>& task) {

@@ -7,7 +7,8 @@
 
 namespace tessera {
 
-// Threads worth having at once: physical cores that the calling thread may use, at least 1.
+// Threads worth having at once: physical cores that the calling thread may use, no more than the
+// control group gives time to, at least 1.
 uint32_t available_threads();
 
 // Calls task(i) for every i below `count`, each once, on `threads` threads, the calling one among

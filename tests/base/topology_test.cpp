@@ -9,6 +9,7 @@
 #include <sched.h>
 
 #include "base/arena.h"
+#include "base/control_group.h"
 #include "base/error.h"
 #include "base/threads.h"
 
@@ -175,7 +176,9 @@ TEST(ThisMachine, IsWithinTheMask) {
         cpus += static_cast<int>(core.cpus.size());
     }
     EXPECT_EQ(cpus, CPU_COUNT(&mask));
-    EXPECT_EQ(available_threads(), here.cores.size());
+    const double cores = static_cast<double>(here.cores.size());
+    const double allowed = std::min(read_control_group().cpus.value_or(cores), cores);
+    EXPECT_EQ(available_threads(), std::max(1u, static_cast<uint32_t>(allowed)));
 }
 
 TEST(ThisMachine, AMaskOfOneCoreLeavesOneCore) {
