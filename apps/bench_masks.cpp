@@ -11,10 +11,10 @@
 
 #include "base/error.h"
 #include "base/json.h"
-#include "engine/guide.h"
-#include "grammar/schema.h"
 
 #include "commands.h"
+#include "engine/guide.h"
+#include "grammar/schema.h"
 #include "report.h"
 
 namespace tessera {
@@ -89,8 +89,8 @@ double quantile(std::vector<double> values, double share) {
 void bench_masks(const BenchMasksOptions& options) {
     std::ifstream file(options.schemas, std::ios::binary);
     if (!file) fail("{}: cannot be read", options.schemas);
-    const grammar::Schema table = parse_json_in_order(
-        std::string(std::istreambuf_iterator<char>(file), {}), options.schemas);
+    const grammar::Schema table =
+        parse_json_in_order(std::string(std::istreambuf_iterator<char>(file), {}), options.schemas);
     const Tokenizer tokenizer =
         Tokenizer::load(options.tokenizer.empty() ? bundled_model() / "tokenizer.json"
                                                   : std::filesystem::path(options.tokenizer));

@@ -92,9 +92,9 @@ struct Kernels {
     void (*quantize_int8)(const float* x, uint32_t blocks, Int8Block* out);
 
     // `blocks` blocks of 32 bf16, wherever they lie, become mxfp4 by the nearest rule of
-    // weights/quantize.h: 16 bytes of codes and one of scale each. Ends before the first block whose
-    // largest magnitude has an exponent field below kToMxfp4FieldMin, or that holds NaN or infinity;
-    // returns how many it did.
+    // weights/quantize.h: 16 bytes of codes and one of scale each. Ends before the first block
+    // whose largest magnitude has an exponent field below kToMxfp4FieldMin, or that holds NaN or
+    // infinity; returns how many it did.
     uint32_t (*to_mxfp4)(const std::byte* row, uint32_t blocks, std::byte* codes,
                          std::byte* scales);
 

@@ -112,9 +112,9 @@ bool quantize_nearest(std::span<const std::byte> row, std::span<std::byte> codes
     CHECK(codes.size() == columns / 2 && scales.size() == columns / kMxBlock);
     const auto blocks = static_cast<uint32_t>(scales.size());
     for (uint32_t block = 0; block < blocks; ++block) {
-        block += kernels.to_mxfp4(row.data() + size_t{block} * kMxBlock * sizeof(bf16),
-                                  blocks - block, codes.data() + size_t{block} * kMxBlock / 2,
-                                  scales.data() + block);
+        block +=
+            kernels.to_mxfp4(row.data() + size_t{block} * kMxBlock * sizeof(bf16), blocks - block,
+                             codes.data() + size_t{block} * kMxBlock / 2, scales.data() + block);
         if (block == blocks) break;
         // One that the kernel leaves: too small for its integers, or no numbers.
         const size_t at = size_t{block} * kMxBlock;

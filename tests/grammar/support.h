@@ -70,8 +70,7 @@ inline Pieces::Pieces(uint32_t count, uint32_t seed) {
         texts_.push_back(std::move(text));
     }
     std::vector<std::string_view> tokens(texts_.begin(), texts_.end());
-    vocabulary_ =
-        std::make_shared<Vocabulary>(std::move(tokens), std::vector<uint32_t>{end()},
+    vocabulary_ = std::make_shared<Vocabulary>(std::move(tokens), std::vector<uint32_t>{end()},
                                                std::vector<Vocabulary::Marker>{}, end() + 1);
 }
 

@@ -16,8 +16,8 @@ TEST(Isa, WhatIsFoundIsWhatWasAskedFor) {
         if (k == nullptr) continue;
         EXPECT_EQ(k->isa, isa) << isa_name(isa);
         EXPECT_TRUE(k->read && k->multiply && k->multiply_int16 && k->multiply_int8 && k->norm &&
-                    k->quantize_int16 && k->quantize_int8 && k->to_mxfp4 && k->gate && k->add_weighted &&
-                    k->add_residual && k->attend && k->merge)
+                    k->quantize_int16 && k->quantize_int8 && k->to_mxfp4 && k->gate &&
+                    k->add_weighted && k->add_residual && k->attend && k->merge)
             << isa_name(isa);
     }
 }

@@ -47,7 +47,8 @@ Rounded as_bits(const std::vector<uint16_t>& bits) {
         const Kernels* const kernels = find_kernels(isa);
         if (kernels == nullptr) continue;
         std::byte codes[kCodeBytes] = {}, scale[1] = {};
-        const bool finite = quantize_nearest(std::as_bytes(std::span(bits)), codes, scale, *kernels);
+        const bool finite =
+            quantize_nearest(std::as_bytes(std::span(bits)), codes, scale, *kernels);
         Rounded one{finite, std::to_integer<uint8_t>(scale[0]), digits(codes)};
         if (found && finite) {
             EXPECT_EQ(one, *found) << isa_name(isa);
