@@ -25,6 +25,7 @@ Round round_between(const Stats& before, const Stats& after) {
     round.passes = after.steps - before.steps;
     if (after.drafted > before.drafted) round.drafts = Round::Drafts::kDrafter;
     if (after.copied > before.copied) round.drafts = Round::Drafts::kSuffix;
+    if (after.forced > before.forced) round.drafts = Round::Drafts::kForced;
     for (size_t i = 0; i < after.verified.size(); ++i) {
         round.verified += after.verified[i] - before.verified[i];
         round.accepted += after.accepted[i] - before.accepted[i];

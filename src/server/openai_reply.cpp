@@ -71,6 +71,8 @@ std::string_view origin_name(Origin origin) {
             return "drafter";
         case Origin::kSuffix:
             return "suffix";
+        case Origin::kForced:
+            return "forced";
         case Origin::kCorrection:
             return "correction";
         case Origin::kBonus:
@@ -79,13 +81,25 @@ std::string_view origin_name(Origin origin) {
     return "bonus";
 }
 
+std::string_view drafts_name(Round::Drafts drafts) {
+    switch (drafts) {
+        case Round::Drafts::kDrafter:
+            return "drafter";
+        case Round::Drafts::kSuffix:
+            return "suffix";
+        case Round::Drafts::kForced:
+            return "forced";
+        case Round::Drafts::kNone:
+            break;
+    }
+    return "none";
+}
+
 // An entry of speculation.rounds.
 void put_round(const Round& round, std::string& out) {
-    const std::string_view drafts = round.drafts == Round::Drafts::kDrafter  ? "drafter"
-                                    : round.drafts == Round::Drafts::kSuffix ? "suffix"
-                                                                             : "none";
     fmt::format_to(std::back_inserter(out), R"({}{{"drafts":"{}","verified":{},"accepted":{}}})",
-                   out.empty() ? "" : ",", drafts, round.verified, round.accepted);
+                   out.empty() ? "" : ",", drafts_name(round.drafts), round.verified,
+                   round.accepted);
 }
 
 class OpenAiFormat : public ReplyFormat {

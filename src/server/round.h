@@ -9,7 +9,12 @@ namespace tessera {
 
 // One step of one text.
 struct Round {
-    enum class Drafts : uint8_t { kNone, kDrafter, kSuffix };  // kSuffix: copied from the text
+    enum class Drafts : uint8_t {
+        kNone,
+        kDrafter,
+        kSuffix,  // copied from the text
+        kForced,  // what a constraint demands
+    };
 
     uint32_t passes = 0;  // of the model: none for the first token, whose logits the prompt left
     Drafts drafts = Drafts::kNone;
@@ -21,6 +26,7 @@ enum class Origin : uint8_t {
     kModel,       // the model's own, nothing was drafted
     kDrafter,     // a draft that stood
     kSuffix,      // the same, copied from the text
+    kForced,      // the same, demanded by a constraint
     kCorrection,  // the model's own, where it refused a draft
     kBonus,       // the model's own, after drafts that all stood
 };
@@ -28,7 +34,9 @@ enum class Origin : uint8_t {
 // Of the token at `place` among those that the round gave.
 constexpr Origin origin_of(const Round& round, size_t place) {
     if (place < round.accepted)
-        return round.drafts == Round::Drafts::kSuffix ? Origin::kSuffix : Origin::kDrafter;
+        return round.drafts == Round::Drafts::kSuffix   ? Origin::kSuffix
+               : round.drafts == Round::Drafts::kForced ? Origin::kForced
+                                                        : Origin::kDrafter;
     if (round.verified == 0) return Origin::kModel;
     return round.accepted < round.verified ? Origin::kCorrection : Origin::kBonus;
 }

@@ -338,8 +338,8 @@ std::vector<Json> chunks_of(const std::string& stream) {
 }
 
 std::string name_of(Origin origin) {
-    return std::array{"model", "drafter", "suffix", "correction",
-                      "bonus"}[static_cast<size_t>(origin)];
+    return std::array{
+        "model", "drafter", "suffix", "forced", "correction", "bonus"}[static_cast<size_t>(origin)];
 }
 
 // Each byte of a reply with the token that completed its character, and what becomes of them.

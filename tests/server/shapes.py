@@ -45,8 +45,8 @@ CHAT = {
                  "message": {"role": {"assistant"}, "content": Any(str, NULL), "refusal": NULL,
                              "reasoning_content?": str, "tool_calls?": [CALL]}}],
 }
-SPECULATION = {"rounds": [{"drafts": {"drafter", "suffix", "none"}, "verified": count, "accepted": count}],
-               "tokens": [{"text": str, "from": {"drafter", "suffix", "correction", "bonus", "model"}}]}
+SPECULATION = {"rounds": [{"drafts": {"drafter", "suffix", "forced", "none"}, "verified": count, "accepted": count}],
+               "tokens": [{"text": str, "from": {"drafter", "suffix", "forced", "correction", "bonus", "model"}}]}
 CHAT_CHUNK = {
     "id": id_of("chatcmpl-"), "object": {"chat.completion.chunk"}, "created": count, "model": str,
     "usage?": Any(NULL, USAGE), "timings?": TIMINGS, "metrics?": METRICS, "speculation?": SPECULATION,

@@ -9,7 +9,7 @@ function make(tag, className = '', ...children) {
   return element;
 }
 
-const ORIGINS = ['drafter', 'suffix', 'correction', 'bonus', 'model'];
+const ORIGINS = ['drafter', 'suffix', 'forced', 'correction', 'bonus', 'model'];
 
 // A text that grows by tokens. `kept` is what toJSON() gave: [[from, text], …].
 class Passage {
