@@ -59,8 +59,8 @@ struct Format {
 #define TIME                                                                                       \
     "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\\.[0-9]{1,6})?(?:Z|[+-](?:0[0-9]|1[0-4]):[0-5]" \
     "[0-9])"
-#define HOST \
-    "[a-z0-9]{1,20}(?:-[a-z0-9]{1,20}){0,2}(?:\\.[a-z0-9]{1,20}(?:-[a-z0-9]{1,20}){0,2}){0,3}"
+#define LABEL "[a-z0-9]{1,16}(?:-[a-z0-9]{1,16})?"
+#define HOST LABEL "(?:\\." LABEL "){0,3}"
 #define BYTE "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 constexpr auto kFormats = std::to_array<Format>({
     {"date", "^" DATE "$"},
@@ -74,6 +74,7 @@ constexpr auto kFormats = std::to_array<Format>({
 #undef DATE
 #undef TIME
 #undef HOST
+#undef LABEL
 #undef BYTE
 
 bool is_type(const Schema& value, std::string_view type) {

@@ -150,17 +150,54 @@ template <typename See>
 void Matcher::walk(const Trie& trie, const Positions& from, const See& see) {
     const std::span nodes = trie.nodes();
     levels_.resize(kDepthMax + 1);
-    levels_[0] = from;
+    if (sets_.size() > kSetsMax / 2) forget_sets();
+    levels_[0].set = set_of(from);
     size_t work = 0;
     for (uint32_t i = 0; i < nodes.size();) {
         const Trie::Node& node = nodes[i];
-        Positions& here = levels_[node.depth + 1];
-        here.clear();
+        Level& here = levels_[node.depth + 1u];
         step(levels_[node.depth], node.byte, here);
-        work += levels_[node.depth].size() + seen_.count();
-        if (!here.empty()) see(node, here);
-        i = here.empty() || work > kWorkMax ? node.beyond : i + 1;
+        const Positions& positions = here.positions();
+        work += 1 + positions.size();
+        if (!positions.empty()) see(node, positions);
+        i = positions.empty() || work > kWorkMax ? node.beyond : i + 1;
     }
+}
+
+void Matcher::step(Level& from, uint8_t byte, Level& into) {
+    const uint16_t known = from.set != nullptr ? from.set->next[byte] : uint16_t{0};
+    if (known != 0) {
+        into.set = &sets_[known - 1u];
+        return;
+    }
+    stepped_.clear();
+    step(from.positions(), byte, stepped_);
+    into.set = from.set != nullptr ? set_of(stepped_) : nullptr;
+    if (into.set == nullptr) {
+        into.own = stepped_;
+    } else {
+        from.set->next[byte] = static_cast<uint16_t>(into.set->number + 1);
+    }
+}
+
+// Null if there are too many.
+Matcher::Set* Matcher::set_of(const Positions& positions) {
+    uint64_t hash = positions.size();
+    for (const Position& at : positions)
+        hash = (hash ^ (uint64_t{at.place} << 32 | at.stack)) * 0x9e3779b97f4a7c15u;
+    const auto [begin, end] = set_numbers_.equal_range(hash);
+    for (auto at = begin; at != end; ++at)
+        if (sets_[at->second].positions == positions) return &sets_[at->second];
+    if (sets_.size() == kSetsMax) return nullptr;
+    const auto number = static_cast<uint32_t>(sets_.size());
+    set_numbers_.emplace(hash, number);
+    sets_.push_back({positions, number, {}});
+    return &sets_.back();
+}
+
+void Matcher::forget_sets() {
+    sets_.clear();
+    set_numbers_.clear();
 }
 
 // Sets the bits of the tokens that it leads through.
@@ -213,20 +250,29 @@ void Matcher::add_local(const Position& at, std::span<uint64_t> bits) {
 void Matcher::add_text(const Position& at, std::span<uint64_t> bits) {
     const Instruction& text = code(at.place);
     const Vocabulary& vocabulary = *locals_->vocabulary_;
-    const uint32_t done = counts(text) ? frames_[at.stack].value : 0;
-    const uint32_t room = text.high == kUnbounded ? kUnbounded : text.high - done;
-    vocabulary.add_plain(room, bits);
-    if (done >= text.low && room >= vocabulary.characters_max())
+    if (!counts(text)) {
+        vocabulary.add_plain(kUnbounded, bits);
         return add_walk(vocabulary.rests(), {at}, bits);
-    // How many characters stand before the rest decides what the rest may be.
-    const std::span rests = vocabulary.rests_by_characters();
-    for (uint32_t characters = 0; characters < rests.size() && characters <= room; ++characters) {
-        if (rests[characters].nodes().empty()) continue;
-        const uint32_t kept = text.high == kUnbounded ? text.low : text.high;
-        const uint32_t below = frames_[at.stack].below;
-        const uint32_t stack = push_frame(std::min(done + characters, kept), below);
-        add_walk(rests[characters], {{at.place, stack}}, bits);
     }
+    const Frame counter = frames_[at.stack];
+    const uint32_t kept = text.high == kUnbounded ? text.low : text.high;
+    const auto at_count = [&](uint64_t count) -> Positions {
+        const auto value = static_cast<uint32_t>(std::min<uint64_t>(count, kept));
+        return {{at.place, push_frame(value, counter.below)}};
+    };
+    const uint32_t room = text.high == kUnbounded ? kUnbounded : text.high - counter.value;
+    vocabulary.add_plain(room, bits);
+    std::span by_characters = vocabulary.rests_by_characters();
+    if (counter.value >= text.low && room >= Vocabulary::kShort) {
+        // No bound is in sight of a short token: the count may as well be the lowest of this kind,
+        // whose walks are known.
+        add_walk(vocabulary.short_rests(), at_count(text.low), bits);
+        by_characters = vocabulary.long_rests();
+    }
+    // How many characters stand before the rest decides what the rest may be.
+    for (uint32_t before = 0; before < by_characters.size() && before <= room; ++before)
+        if (!by_characters[before].nodes().empty())
+            add_walk(by_characters[before], at_count(uint64_t{counter.value} + before), bits);
 }
 
 std::span<const uint64_t> Matcher::allowed() {
@@ -360,6 +406,7 @@ void Matcher::compact() {
         }
     }
     for (Known& known : known_) known.used = 0;
+    forget_sets();
 }
 
 }  // namespace tessera::grammar

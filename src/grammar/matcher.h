@@ -8,7 +8,9 @@
 // hand.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -104,7 +106,7 @@ class Matcher {
     // others lead to is still valid. Only if none of the others goes on does the text end there.
     static constexpr size_t kPositionsMax = 256;
     static constexpr size_t kSeenMax = 8 * kPositionsMax;  // on the way to them, in a step
-    static constexpr size_t kWorkMax = 1'000'000;          // positions that a walk may look at
+    static constexpr size_t kWorkMax = 1'000'000;          // positions that a walk may come to
     static constexpr size_t kDepthMax = 256;               // of a trie, and one more
     static constexpr size_t kFramesMax = 1 << 20;
     static constexpr size_t kKnownMax = 16;
@@ -115,7 +117,6 @@ class Matcher {
       public:
         void begin() { ++round_, count_ = 0; }
         bool add(const Position& position);
-        size_t count() const { return count_; }
 
       private:
         struct Slot {
@@ -126,6 +127,24 @@ class Matcher {
         uint64_t round_ = 0;
         size_t count_ = 0;
     };
+
+    // Sets of positions that walks have been at, and where a byte leads from them: walks meet the
+    // same ones over and over. Only a cache: what it holds changes no answer.
+    struct Set {
+        Positions positions;
+        uint32_t number;
+        std::array<uint16_t, 256> next{};  // 1 + the number of another; 0: not known yet
+    };
+    static constexpr size_t kSetsMax = 4096;
+    // Where a walk stands: in a known set, or, once there are too many, at positions of its own.
+    struct Level {
+        Set* set = nullptr;
+        Positions own;
+        const Positions& positions() const { return set != nullptr ? set->positions : own; }
+    };
+    void forget_sets();
+    Set* set_of(const Positions& positions);
+    void step(Level& from, uint8_t byte, Level& into);
 
     uint32_t push_frame(uint32_t value, uint32_t below);
     void enter(Place place, uint32_t stack, Positions& into);
@@ -152,7 +171,10 @@ class Matcher {
     // Kept from call to call to spare their memory.
     Seen seen_;
     std::vector<Position> entering_;
-    std::vector<Positions> levels_;
+    std::vector<Level> levels_;
+    Positions stepped_;
+    std::deque<Set> sets_;
+    std::unordered_multimap<uint64_t, uint32_t> set_numbers_;  // by hash
 };
 
 }  // namespace tessera::grammar

@@ -75,8 +75,12 @@ Vocabulary::Vocabulary(std::vector<std::string_view> bytes, std::vector<uint32_t
     CHECK(bytes_.size() <= size_);
     for (Bits& bits : plain_) bits.resize(words());
     plain_all_.resize(words());
-    std::vector<Trie::Entry> all, rests;
-    std::vector<std::vector<Trie::Entry>> by_characters;
+    std::vector<Trie::Entry> all, rests, short_rests;
+    std::vector<std::vector<Trie::Entry>> by_characters, longer;
+    const auto put = [](auto& lists, uint32_t characters, Trie::Entry entry) {
+        if (lists.size() <= characters) lists.resize(characters + 1);
+        lists[characters].push_back(entry);
+    };
     for (uint32_t token = 0; token < bytes_.size(); ++token) {
         const std::string_view text = bytes_[token];
         if (text.size() > kBytesMax) bytes_[token] = {};
@@ -89,23 +93,28 @@ Vocabulary::Vocabulary(std::vector<std::string_view> bytes, std::vector<uint32_t
             rest.remove_prefix(length);
             ++characters;
         }
-        // A rest has at most a character a byte.
-        characters_max_ =
-            std::max(characters_max_, characters + static_cast<uint32_t>(rest.size()));
         if (rest.empty()) {
             set_bit(plain_all_, token);
+            plain_max_ = std::max(plain_max_, characters);
             if (characters > kExact) longer_.emplace_back(characters, token);
             for (uint32_t bound = characters; bound <= kExact; ++bound)
                 set_bit(plain_[bound], token);
         } else {
             rests.emplace_back(rest, token);
-            if (by_characters.size() <= characters) by_characters.resize(characters + 1);
-            by_characters[characters].emplace_back(rest, token);
+            put(by_characters, characters, {rest, token});
+            // A rest has at most a character a byte.
+            if (characters + rest.size() <= kShort) {
+                short_rests.emplace_back(rest, token);
+            } else {
+                put(longer, characters, {rest, token});
+            }
         }
     }
     all_ = Trie(std::move(all));
     rests_ = Trie(std::move(rests));
+    short_rests_ = Trie(std::move(short_rests));
     for (auto& entries : by_characters) rests_by_characters_.emplace_back(std::move(entries));
+    for (auto& entries : longer) long_rests_.emplace_back(std::move(entries));
     std::ranges::sort(longer_);
 }
 
@@ -115,7 +124,7 @@ std::optional<uint32_t> Vocabulary::marker(std::string_view spelling) const {
 }
 
 void Vocabulary::add_plain(uint32_t characters, std::span<uint64_t> bits) const {
-    if (characters >= characters_max_) return add_bits(bits, plain_all_);
+    if (characters >= plain_max_) return add_bits(bits, plain_all_);
     add_bits(bits, plain_[std::min(characters, kExact)]);
     for (const auto& [length, token] : longer_) {
         if (length > characters) break;

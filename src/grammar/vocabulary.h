@@ -72,10 +72,13 @@ class Vocabulary {
     // A token is some whole plain characters (no quote, backslash or control character), and
     // perhaps a rest that is not. Without a rest, and of at most `characters`: as bits.
     void add_plain(uint32_t characters, std::span<uint64_t> bits) const;
-    uint32_t characters_max() const { return characters_max_; }  // of a token, rest and all
-    // The rests of all tokens that have one, and of those with so many characters before it.
+    // The rests of all tokens that have one; of those of at most kShort characters, rest and all;
+    // of all, and of those that are longer, by how many characters stand before.
+    static constexpr uint32_t kShort = 24;
     const Trie& rests() const { return rests_; }
+    const Trie& short_rests() const { return short_rests_; }
     std::span<const Trie> rests_by_characters() const { return rests_by_characters_; }
+    std::span<const Trie> long_rests() const { return long_rests_; }
 
   private:
     std::vector<std::string_view> bytes_;
@@ -88,9 +91,9 @@ class Vocabulary {
     std::vector<Bits> plain_;
     Bits plain_all_;
     std::vector<std::pair<uint32_t, uint32_t>> longer_;  // characters, token
-    uint32_t characters_max_ = 0;
-    Trie rests_;
-    std::vector<Trie> rests_by_characters_;
+    uint32_t plain_max_ = 0;                             // characters of a token without rest
+    Trie rests_, short_rests_;
+    std::vector<Trie> rests_by_characters_, long_rests_;
 };
 
 }  // namespace tessera::grammar
