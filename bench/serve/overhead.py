@@ -31,14 +31,15 @@ MODES = {"base": "off", "ultraspeed": "auto"}  # of the server; of `run --specul
 PATIENCE_S = 600
 
 
-def threads_of(arguments):
-    return ["--threads", str(arguments.threads)] if arguments.threads else []
+def flags_of(arguments):
+    given = {"--threads": arguments.threads, "--isa": arguments.isa}
+    return [word for flag, value in given.items() if value for word in (flag, str(value))]
 
 
 def run_alone(arguments, mode):
     """(tokens a second, text)"""
     done = subprocess.run([arguments.program, "run", "--model", arguments.model, "-n", str(arguments.tokens),
-                           "--speculate", MODES[mode], *threads_of(arguments), "--", PROMPT],
+                           "--speculate", MODES[mode], *flags_of(arguments), "--", PROMPT],
                           capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     return float(re.search(r"tokens at ([\d.]+)/s; τ", done.stderr)[1]), done.stdout
 
@@ -95,11 +96,12 @@ def main():
     parser.add_argument("--tokens", type=int, default=1500, help="of an answer (1500)")
     parser.add_argument("--turns", type=int, default=9, help="of each, by turns (9)")
     parser.add_argument("--threads", type=int, help="workers of both (all cores)")
+    parser.add_argument("--isa", help="instructions of both: portable makes steps longer")
     parser.add_argument("--look-ms", type=float, default=20,
                         help="between two looks of the client at its socket (20): it shares the server's cores here")
     parser.add_argument("--json", help="file for all rates")
     arguments = parser.parse_args()
-    server = Server([arguments.program, "serve", arguments.model, *threads_of(arguments)])
+    server = Server([arguments.program, "serve", arguments.model, *flags_of(arguments)])
     try:
         asyncio.run(server.until_ready(target_of(server.url)))
         found = [compare(server, mode, arguments) for mode in MODES]

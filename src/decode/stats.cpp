@@ -9,10 +9,11 @@ std::string Stats::line() const {
     std::string line = fmt::format(
         "prompt {} tokens at {:.1f}/s; {} tokens at {:.1f}/s; τ {:.2f}; {:.2f} ms a step",
         prompt_tokens, prompt_rate, tokens, tokens_per_second(), tokens_per_step(), ms_per_step());
-    if (drafted + copied > 0)
-        line += fmt::format(" ({:.0f} % drafted, {:.2f} ms a draft, {:.0f} % copied)",
-                            100.0 * drafted / steps, ms_per_draft(), 100.0 * copied / steps);
-    if (forced > 0) line += fmt::format(" ({:.0f} % forced)", 100.0 * forced / steps);
+    if (drafted + copied + forced > 0)
+        line +=
+            fmt::format(" ({:.0f} % drafted, {:.2f} ms a draft, {:.0f} % copied{})",
+                        100.0 * drafted / steps, ms_per_draft(), 100.0 * copied / steps,
+                        forced > 0 ? fmt::format(", {:.0f} % forced", 100.0 * forced / steps) : "");
     if (bytes > 0) line += fmt::format("; {:.2f} GB/s", 1e-9 * bytes_per_second());
     if (bytes > 0 && read_bandwidth > 0)
         line += fmt::format(", {:.0f} % of what the machine reads",
