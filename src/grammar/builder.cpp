@@ -84,6 +84,13 @@ Place Builder::emit(const Instruction& instruction) {
     return static_cast<Place>(program_.code.size() - 1);
 }
 
+Place Builder::emit_count(Place next) {
+    Instruction count;
+    count.op = Op::kCount;
+    count.next = next;
+    return emit(count);
+}
+
 // One whose targets are not known yet.
 Place Builder::emit_split() {
     Instruction split;
@@ -207,11 +214,7 @@ Place Builder::text_inside(uint32_t low, uint32_t high, Place next) {
     text.high = high;
     text.next = next;
     const Place place = emit(text);
-    if (!counts(text)) return place;
-    Instruction count;
-    count.op = Op::kCount;
-    count.next = place;
-    return emit(count);
+    return counts(text) ? emit_count(place) : place;
 }
 
 // States by how much of `end` has just been read. What breaks it off leads to the first, or, if it

@@ -85,6 +85,7 @@ class Builder {
     static constexpr size_t kRulesMax = 1000;
 
     Place emit(const Instruction& instruction);
+    Place emit_count(Place next);
     Place emit_split();
     void set_targets(Place split, std::initializer_list<Place> targets);
     uint32_t add_targets(std::span<const Place> places);
@@ -140,10 +141,7 @@ Place Builder::list(const Item& item, std::string_view separator, uint32_t low, 
     const Place one = item(head), again = bytes(separator, one);
     program_.code[head].first = one;
     program_.code[head].more = again;
-    Instruction count;
-    count.op = Op::kCount;
-    count.next = head;
-    return emit(count);
+    return emit_count(head);
 }
 
 template <typename Make>
