@@ -5,9 +5,11 @@ Run as: anthropic_test.py PROGRAM MODEL [unittest arguments].
 
 import json
 import sys
+import typing
 import unittest
 
 import anthropic
+import pydantic
 
 import running
 import shapes
@@ -118,6 +120,15 @@ class Messages(Case):
         for fields in ({"output_config": {"format": form}}, {"output_format": form}):
             message = self.ask(max_tokens=100, extra_body=fields)
             self.assertEqual(set(json.loads(message.content[0].text)), {"n", "ok"})
+
+    def test_parse(self):
+        class Answer(pydantic.BaseModel):
+            ok: bool
+            colour: typing.Literal["red", "green"]
+
+        for model in (BASE, FAST):
+            message = self.client.messages.parse(model=model, messages=QUESTION, max_tokens=100, output_format=Answer)
+            self.assertIsInstance(message.parsed_output, Answer)
 
     def test_thinking_comes_and_goes(self):
         self.ask(extra_body={"thinking": {"type": "enabled", "budget_tokens": 1024}})
