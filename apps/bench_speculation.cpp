@@ -16,6 +16,7 @@
 #include "tessera/session.h"
 
 #include "commands.h"
+#include "device.h"
 #include "report.h"
 #include "speculation_report.h"
 #include "suites.h"
@@ -33,6 +34,7 @@ struct SpeculationOptions {
     std::vector<std::string> suites, modes = {"auto", "off", "7"};
     std::vector<float> temperatures = {0, 1};
     uint32_t prompts = 0, tokens = 0, threads = 0, repeats = 3;
+    Device device = Device::kCpu;
     uint64_t seed = 1;
     bool cost = false, lossless = false;
     std::string json, svg;
@@ -75,6 +77,7 @@ Subject load_subject(const SpeculationOptions& options, const std::vector<Specul
     std::vector<Suite> suites = read_suites(options.folder, options.suites, options.prompts);
     LoadOptions loading;
     loading.threads = options.threads;
+    loading.device = options.device;
     Model model = Model::load(
         options.model.empty() ? bundled_model() : std::filesystem::path(options.model), loading);
     const ModelInfo& info = model.info();
@@ -351,6 +354,7 @@ void add_bench_speculation(CLI::App& bench) {
         ->capture_default_str();
     command.add_option("--threads", options->threads, "Workers (default: all cores allowed)")
         ->check(CLI::Range(1, 1024));
+    add_device_option(command, options->device);
     command.add_option("--seed", options->seed, "Of the first prompt; each has its own")
         ->capture_default_str();
     CLI::Option* const cost =

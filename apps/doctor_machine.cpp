@@ -158,7 +158,8 @@ void examine_cards(Examination& all) {
     }
     for (const CardSeen& card : found.cards) {
         Finding finding{"gpu", card_text(card),
-                        "not used yet: run and serve decode on the processor", Verdict::kFine, ""};
+                        "run and serve decode on it with --device gpu, else on the processor",
+                        Verdict::kFine, ""};
         if (found.driver.empty()) {
             finding.verdict = Verdict::kNotable;
             finding.fix = "no driver is loaded for it: install NVIDIA's";

@@ -19,6 +19,7 @@
 
 #include "answer.h"
 #include "commands.h"
+#include "device.h"
 #include "interrupt.h"
 
 namespace tessera {
@@ -346,6 +347,7 @@ void add_run(CLI::App& program) {
     run.add_option("--ranks", options->loading.ranks,
                    "Groups of workers with weights of their own: 1, 2, 4 or 8")
         ->capture_default_str();
+    add_device_option(run, options->loading.device);
     run.add_option("--isa", options->loading.isa, "Instructions (default: the fastest here)")
         ->type_name("{portable,avx2,avx512,avx512-vnni}");
     run.add_option("--speculate", options->speculate,

@@ -23,6 +23,7 @@
 #include "server/server.h"
 
 #include "commands.h"
+#include "device.h"
 
 namespace tessera {
 namespace {
@@ -65,8 +66,9 @@ void allow_many_files() {
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-void load(Server& server, const ServerConfig& config) {
+void load(Server& server, const ServerConfig& config, Device device) {
     LoadOptions options;
+    options.device = device;
     options.threads = config.threads;
     options.ranks = config.ranks;
     options.context = config.context;
@@ -82,10 +84,10 @@ void load(Server& server, const ServerConfig& config) {
 // Loads beside the main thread, which waits for signals meanwhile.
 class Loader {
   public:
-    Loader(Server& server, const ServerConfig& config)
-        : thread_([this, &server, &config] {
+    Loader(Server& server, const ServerConfig& config, Device device)
+        : thread_([this, &server, &config, device] {
               try {
-                  load(server, config);
+                  load(server, config, device);
               } catch (...) {
                   broken_ = std::current_exception();
               }
@@ -133,7 +135,7 @@ void drain(Server& server, const EndSignals& signals, double seconds) {
     server.stop();
 }
 
-void serve(const ServerConfig& config) {
+void serve(const ServerConfig& config, Device device) {
     log_to_stderr(spdlog::default_logger()->level(),
                   config.log == "json" ? LogFormat::kJson : LogFormat::kPlain);
     const EndSignals signals;
@@ -148,7 +150,7 @@ void serve(const ServerConfig& config) {
     server.listen();
     spdlog::info("listening on {}", server.address());
 
-    Loader loader(server, config);
+    Loader loader(server, config, device);
     while (!loader.over()) {
         if (signals.wait(kSecondsOfWaiting) != EndSignals::Came::kEnd) continue;
         spdlog::info("stopped while loading");
@@ -188,6 +190,7 @@ void add_serve(CLI::App& program) {
     struct Options {
         std::string config, model;
         Given given;
+        Device device = Device::kCpu;
     };
     auto options = std::make_shared<Options>();
     CLI::App& command = *program.add_subcommand("serve", "Serve OpenAI's and Anthropic's APIs");
@@ -198,6 +201,7 @@ void add_serve(CLI::App& program) {
     command.add_option("--config", options->config, "Settings from this TOML file")
         ->type_name("FILE")
         ->envname("TESSERA_CONFIG");
+    add_device_option(command, options->device)->envname("TESSERA_DEVICE");
     for (const Setting& setting : settings()) {
         const std::string key(setting.key), help(setting.help);
         const auto keep = [options, key](const std::string& text) { options->given[key] = text; };
@@ -214,7 +218,7 @@ void add_serve(CLI::App& program) {
         if (!options->model.empty()) options->given["model"] = options->model;
         const ConfigFile file =
             options->config.empty() ? ConfigFile() : ConfigFile::read(options->config);
-        serve(resolve(options->given, std::getenv, file));
+        serve(resolve(options->given, std::getenv, file), options->device);
     });
 }
 

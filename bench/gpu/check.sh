@@ -34,6 +34,6 @@ rates = [f['median'] for g in groups if g['group'] == 'stream' for f in g['figur
 print(max(rates))" 2> /dev/null || echo 0)
 echo "== ceiling: $ceiling GB/s"
 LINES_SHOWN=60 step bundled "$build/bench/gpu_steps" --model "$model" --context 1024 --rows 1,8 \
-    --ceiling "$ceiling" --json "$out/bundled.json"
+    --ceiling "$ceiling" --json "$out/bundled.json" --trace "$out/bundled.trace.json"
 LINES_SHOWN=120 step pro "$build/bench/gpu_steps" --ceiling "$ceiling" --json "$out/pro.json"
 exit $failed

@@ -2,7 +2,7 @@
 // phase, with the time of every kind of phase. Weights are random, or a folder's.
 //   gpu_steps [--shape NAME | --model FOLDER] [--ranks N] [--context N] [--experts N,...] [--rows
 //   N,...]
-//             [--layers N] [--repeats N] [--json FILE]
+//             [--layers N] [--repeats N] [--trace FILE] [--json FILE]
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -24,6 +24,7 @@
 #include "runtime/gpu/fill.h"
 #include "runtime/gpu/machine.h"
 #include "runtime/gpu/plans.h"
+#include "runtime/gpu/stamps.h"
 
 namespace tessera::gpu {
 namespace {
@@ -31,7 +32,7 @@ namespace {
 using nlohmann::json;
 
 struct Arguments {
-    std::string shape = "mimo-v2.5-pro", model, out;
+    std::string shape = "mimo-v2.5-pro", model, out, trace;
     uint32_t ranks = 8, context = 4096, layers = 0, repeats = 30;
     std::vector<uint32_t> experts = {8, 38, 60}, rows = {8};
     double ceiling = 0;  // GB/s that this card reads, from ground; 0: no shares
@@ -153,7 +154,7 @@ json by_op(const Walker& walker, double live, double ceiling) {
             streamed += mean(s.prepared, s.streamed);
             finished += mean(s.streamed, s.ended);
         }
-        Sum& sum = sums[std::string(op_name(p.op)) + (p.moe ? " of experts" : "")];
+        Sum& sum = sums[phase_name(p)];
         sum.us += static_cast<double>(end - before) * 1e-3;
         total += static_cast<double>(end - before) * 1e-3;
         sum.waited += waited;
@@ -286,6 +287,7 @@ json measure_target(const Subject& subject, const Arguments& a, uint32_t rows, u
             stamped.finish();
         }
         at["phases"] = by_op(stamped, live, a.ceiling);
+        if (!a.trace.empty()) write_trace(a.trace, stamped.phases(), stamped.stamps());
     }
     result["equal"] = logits[0] == logits[1];
     if (logits[0] != logits[1]) fmt::print("  the two paths DIFFER\n");
@@ -377,6 +379,9 @@ int main(int argc, char** argv) {
     app.add_option("--repeats", a.repeats)->check(CLI::Range(1, 1000));
     app.add_option("--ceiling", a.ceiling,
                    "GB/s that this card reads, as ground found it: figures become shares");
+    app.add_option("--trace", a.trace,
+                   "the last step of the target, phase by phase on every block, for "
+                   "ui.perfetto.dev");
     app.add_option("--json", a.out, "where all figures go");
     CLI11_PARSE(app, argc, argv);
     if (!a.model.empty()) a.ranks = 1;

@@ -27,12 +27,16 @@ enum class Engine : uint8_t { kCpu, kReference };
 // cost in docs/NUMERICS.md).
 enum class Activations : uint8_t { kBf16, kInt8 };
 
+// Where the engine decodes.
+enum class Device : uint8_t { kCpu, kGpu };
+
 struct LoadOptions {
     Engine engine = Engine::kCpu;
-    uint32_t threads = 0;  // workers, and for loading; 0: all that the process may use
-    uint32_t ranks = 1;    // groups of workers with weights of their own: 1, 2, 4 or 8
-    uint32_t context = 0;  // tokens of a session at most; 0: the model's, at most 32768
-    std::string isa;       // portable, avx2, avx512, avx512-vnni; empty: the fastest
+    Device device = Device::kCpu;  // kGpu: the first card, without ranks, isa and activations
+    uint32_t threads = 0;          // workers, and for loading; 0: all that the process may use
+    uint32_t ranks = 1;            // groups of workers with weights of their own: 1, 2, 4 or 8
+    uint32_t context = 0;          // tokens of a session at most; 0: the model's, at most 32768
+    std::string isa;               // portable, avx2, avx512, avx512-vnni; empty: the fastest
     Activations activations = Activations::kBf16;
     bool drafter = true;  // load the checkpoint's drafter, if it has one
     std::function<void(uint64_t done, uint64_t total)> progress;  // bytes; one thread at a time
@@ -57,7 +61,8 @@ class Model {
     static Model load(const std::filesystem::path& folder, const LoadOptions& options = {});
 
     // Bytes a second at which the workers read the model's weights and do nothing else: the ceiling
-    // of decoding on this machine. Takes about a tenth of a second. 0 for the reference.
+    // of decoding on this machine. Takes about a tenth of a second. 0 where it is not measured: for
+    // the reference, and on a GPU.
     double read_bandwidth() const;
 
     // Sorts the vocabulary for constraints, a tenth of a second for a large one, instead of when

@@ -1,4 +1,5 @@
-// What decodes: the CPU machine, or the slow twin. The engine's own seam; nobody else sees it.
+// What decodes: the CPU machine, a card, or the slow twin. The engine's own seam; nobody else sees
+// it.
 #pragma once
 
 #include <cstdint>

@@ -15,6 +15,7 @@
 #include "weights/bind.h"
 #include "weights/pack.h"
 
+#include "engine/gpu.h"
 #include "engine/parts.h"
 
 namespace tessera {
@@ -110,6 +111,30 @@ std::unique_ptr<Drafter> open_drafter(const std::filesystem::path& folder, const
     return drafter;
 }
 
+// Target and drafter in tile order. The pages of the mapping that were read are let go.
+std::unique_ptr<CpuWeights> pack(const Checkpoint& checkpoint, const Weights& weights,
+                                 const Drafter* drafter, PackOptions pack, ModelInfo& info) {
+    check_scales(checkpoint, weights.shape, pack.threads);
+    for (const MappedFile& shard : checkpoint.shards) shard.drop(shard.bytes());
+    pack.drop = [&](std::span<const std::byte> read) {
+        for (const MappedFile& shard : checkpoint.shards) shard.drop(read);
+    };
+    auto packed = std::make_unique<CpuWeights>();
+    packed->target = pack_weights(weights, pack);
+    if (drafter != nullptr) {
+        pack.progress = {};
+        pack.drop = [&](std::span<const std::byte> read) {
+            for (const MappedFile& shard : drafter->checkpoint.shards) shard.drop(read);
+        };
+        info.weight_bytes += drafter->weights.bytes;
+        packed->drafter =
+            std::make_unique<PackedWeights>(pack_drafter(drafter->weights, packed->target, pack));
+        const DrafterShape& d = drafter->weights.shape;
+        info.drafter = fmt::format("DFlash drafter, {} layers, blocks of {}", d.layers, d.block);
+    }
+    return packed;
+}
+
 std::unique_ptr<Backend> load_cpu(const Checkpoint& checkpoint, const Weights& weights,
                                   const Drafter* drafter, uint32_t threads,
                                   const LoadOptions& options, ModelInfo& info) {
@@ -128,29 +153,12 @@ std::unique_ptr<Backend> load_cpu(const Checkpoint& checkpoint, const Weights& w
     }
     refuse_more_than_memory(packed_bytes(weights, options.ranks, Fp8::unpack_in_cache) +
                             (drafter != nullptr ? drafter->weights.bytes : 0));
-    check_scales(checkpoint, weights.shape, threads);
-    for (const MappedFile& shard : checkpoint.shards) shard.drop(shard.bytes());
-    PackOptions pack;
-    pack.ranks = options.ranks;
-    pack.fp8 = Fp8::unpack_in_cache;
-    pack.threads = threads;
-    pack.progress = options.progress;
-    pack.drop = [&](std::span<const std::byte> read) {
-        for (const MappedFile& shard : checkpoint.shards) shard.drop(read);
-    };
-    auto packed = std::make_unique<CpuWeights>();
-    packed->target = pack_weights(weights, pack);
-    if (drafter != nullptr) {
-        pack.progress = {};
-        pack.drop = [&](std::span<const std::byte> read) {
-            for (const MappedFile& shard : drafter->checkpoint.shards) shard.drop(read);
-        };
-        info.weight_bytes += drafter->weights.bytes;
-        packed->drafter =
-            std::make_unique<PackedWeights>(pack_drafter(drafter->weights, packed->target, pack));
-        const DrafterShape& d = drafter->weights.shape;
-        info.drafter = fmt::format("DFlash drafter, {} layers, blocks of {}", d.layers, d.block);
-    }
+    PackOptions how;
+    how.ranks = options.ranks;
+    how.fp8 = Fp8::unpack_in_cache;
+    how.threads = threads;
+    how.progress = options.progress;
+    auto packed = pack(checkpoint, weights, drafter, how, info);
     info.machine = fmt::format("CPU, {}{} thread{}, {}, {} activations",
                                cpu.ranks > 1 ? fmt::format("{} ranks of ", cpu.ranks) : "",
                                cpu.workers, cpu.workers > 1 ? "s" : "", isa_name(cpu.kernels->isa),
@@ -158,9 +166,44 @@ std::unique_ptr<Backend> load_cpu(const Checkpoint& checkpoint, const Weights& w
     return make_cpu_backend(std::move(packed), cpu);
 }
 
+// What is the CPU's alone.
+void refuse_on_gpu(const LoadOptions& options) {
+    const auto refuse = [](const char* what) {
+        fail("--device gpu: {} is for the CPU alone: leave one of them out", what);
+    };
+    if (options.engine == Engine::kReference) refuse("--engine");
+    if (options.ranks != 1) refuse("--ranks");
+    if (!options.isa.empty()) refuse("--isa");
+    if (options.activations != Activations::kBf16) refuse("--activations");
+}
+
+std::unique_ptr<Backend> load_gpu(const Checkpoint& checkpoint, const Weights& weights,
+                                  const Drafter* drafter, uint32_t threads,
+                                  const LoadOptions& options, ModelInfo& info) {
+    const gpu::Card card = wanted_card();
+    const uint64_t bytes =
+        packed_bytes(weights, 1) + (drafter != nullptr ? drafter->weights.bytes : 0);
+    if (bytes > card.free_bytes) {
+        fail(
+            "--device gpu: the weights are {}, {} has {} of memory free: stop what else uses it, "
+            "take a card with more memory or a smaller checkpoint, or decode without --device gpu",
+            bytes_text(bytes), card.name, bytes_text(card.free_bytes));
+    }
+    refuse_more_than_memory(bytes);  // they pass through the machine's
+    PackOptions how;
+    how.threads = threads;
+    how.progress = options.progress;
+    auto packed = pack(checkpoint, weights, drafter, how, info);
+    info.machine = fmt::format("GPU, {}, {} multiprocessors", card.name, card.multiprocessors);
+    return make_gpu_backend(std::move(packed), info.context_tokens);
+}
+
 }  // namespace
 
 Model Model::load(const std::filesystem::path& folder, const LoadOptions& options) {
+    const bool on_gpu = options.device == Device::kGpu;
+    if (on_gpu) refuse_on_gpu(options);
+    if (on_gpu) wanted_card();  // before anything is read
     Checkpoint checkpoint = open_checkpoint(folder);
     const Shape shape = parse_shape(checkpoint.config, (folder / "config.json").string());
     Tokenizer tokenizer = Tokenizer::load(folder / "tokenizer.json");
@@ -190,7 +233,8 @@ Model Model::load(const std::filesystem::path& folder, const LoadOptions& option
     std::unique_ptr<Backend> backend =
         options.engine == Engine::kReference
             ? load_reference(std::move(checkpoint), std::move(weights), threads, options, info)
-            : load_cpu(checkpoint, weights, drafter.get(), threads, options, info);
+        : on_gpu ? load_gpu(checkpoint, weights, drafter.get(), threads, options, info)
+                 : load_cpu(checkpoint, weights, drafter.get(), threads, options, info);
     auto parts = std::make_shared<Parts>(std::move(tokenizer), std::move(generation),
                                          std::move(info), std::move(backend));
     return Model(std::move(parts));

@@ -8,13 +8,11 @@
 #include <vector>
 
 #include "base/arena.h"
+#include "runtime/course.h"
 #include "runtime/cpu.h"
 #include "runtime/kv_cache.h"
 
 namespace tessera {
-
-// Marks of a sequence; the oldest makes room for a new one.
-inline constexpr uint32_t kMarks = 8;
 
 class Sequence {
   public:
@@ -23,48 +21,32 @@ class Sequence {
     Sequence(const CpuMachine& machine, bool drafts);
 
     // Tokens read.
-    uint32_t length() const { return length_; }
+    uint32_t length() const { return course_.length(); }
     bool drafts() const { return drafts_; }
 
     // Keeps a copy of what later tokens overwrite, so that rewind can come back to here.
     void mark();
 
-    // Goes back to the last place at or before `length` that it can: `length` itself if it is a
-    // mark, or no more than kStepRowsMax before the furthest token read since the mark before it;
-    // else a mark, or the start. Returns it.
+    // Goes back to the last possible place at or before `length` (Course::rewind), and returns it.
     uint32_t rewind(uint32_t length);
 
   private:
     friend class Decoder;
 
-    struct Mark {
-        uint32_t length = 0;
-        uint32_t furthest = 0;
-        bool used = false;
-        std::byte* memory = nullptr;  // the rings of all ranks
-    };
-
     // Where to keep the taps of `position`; null if nobody will read them.
-    bf16* taps_at(uint32_t position) { return &taps_[size_t{position % ring_} * columns_]; }
-    // `rows` more are read next. Taps that are overwritten before they were taken in are lost, and
-    // with them, for the drafter, all that came before.
-    void make_room(uint32_t rows, bool kept);
+    bf16* taps_at(uint32_t position) {
+        return &taps_[size_t{course_.taps_row(position)} * columns_];
+    }
 
     KvCache cache_;
-    uint32_t length_ = 0;
-    uint32_t furthest_ = 0;  // positions written since the last start or return, rejected ones too
-
     bool drafts_;
+    Course course_;
     uint32_t columns_ = 0;  // of a row of taps
-    uint32_t ring_ = 1;     // rows of taps
     std::vector<bf16> taps_;
     std::vector<KvCache> draft_cache_;  // one, or none
-    uint32_t drafted_ = 0;              // positions that the drafter has taken in
-    uint32_t seen_from_ = 0;            // the first of them that it still has
 
     Arena mark_memory_;
-    std::vector<Mark> marks_;
-    uint32_t next_mark_ = 0;
+    std::vector<std::byte*> marks_;  // the rings of all ranks, by mark
 };
 
 class Decoder {

@@ -139,6 +139,26 @@ class Errors(unittest.TestCase):
         self.refused("/nowhere", "run", "--model", "/nowhere", PROMPT)
         self.refused("config.json", "run", "--model", tempfile.gettempdir(), PROMPT)
 
+    def test_a_gpu_that_is_not_there(self):
+        """Before anything is read: what was looked for, and what to do."""
+        if tessera("run", "--model", model, "--device", "gpu", "-n", "1", PROMPT).returncode == 0:
+            self.skipTest("there is a card")
+        for command in (["run", "--device", "gpu", "--model", "/nowhere", PROMPT],
+                        ["bench", "speculation", "--device", "gpu", "--model", "/nowhere"]):
+            with self.subTest(command[0]):
+                self.refused("or decode without --device gpu", *command)
+                self.assertRegex(tessera(*command).stderr,
+                                 "no card to decode on|no GPU code, since there was no nvcc")
+        served = tessera("serve", "--port", "0", "--device", "gpu")
+        self.assertEqual((served.returncode, served.stdout), (2, ""))
+        self.assertIn("tessera: --device gpu: ", served.stderr)
+
+    def test_what_is_the_processors_alone(self):
+        for flag, value in (("--ranks", "2"), ("--isa", "portable"), ("--activations", "int8"),
+                            ("--engine", "reference")):
+            self.refused(f"--device gpu: {flag} is for the CPU alone", "run", "--device", "gpu", flag, value,
+                         "--model", model, PROMPT)
+
     def test_bad_flag_values(self):
         for flag, value in (("--max-tokens", "many"), ("--max-tokens", "-1"),
                             ("--max-tokens", "99999999999"), ("--seed", "x"),

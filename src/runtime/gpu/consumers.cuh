@@ -8,6 +8,7 @@
 
 namespace tessera::gpu {
 
+template <typename Faults>
 class Consumers : private Activations {
   public:
     // `base`: signals that the barrier had before this launch.
@@ -26,7 +27,7 @@ class Consumers : private Activations {
             const uint64_t arrived = stamp();
             sync_consumers();
             // Of a launch's first phase the launch itself is the barrier.
-            if (b_.phase(i).barrier && i > begin) all_blocks();
+            if (b_.phase(i).barrier && i > begin) all_blocks(i);
             const uint64_t began = stamp();
             phase(i);
             if (net_.stamps != nullptr && threadIdx.x == 0)
@@ -47,11 +48,11 @@ class Consumers : private Activations {
                    : 0;
     }
 
-    // After sync_consumers.
-    __device__ void all_blocks() {
+    // After sync_consumers; before phase `index`.
+    __device__ void all_blocks(uint32_t index) {
         passed_ += gridDim.x;
         if (threadIdx.x == 0) {
-            signal(net_.barrier);
+            if (Faults::signals(index)) signal(net_.barrier);
             wait(net_.barrier, passed_, b_.distress());
         }
         sync_consumers();

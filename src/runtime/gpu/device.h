@@ -5,12 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <string>
 #include <utility>
 
 #include <cuda_runtime_api.h>
 
 #include "base/error.h"
+#include "runtime/gpu/card.h"
 
 namespace tessera::gpu {
 
@@ -18,19 +18,6 @@ namespace tessera::gpu {
 inline void check_device(cudaError_t result, const char* what) {
     if (result != cudaSuccess) fail("GPU: {}: {}", what, cudaGetErrorString(result));
 }
-
-struct Card {
-    std::string name;
-    uint32_t multiprocessors;
-    uint32_t shared_bytes;  // that a block can have
-    uint64_t free_bytes, total_bytes;
-    int major;  // of the compute capability
-};
-
-// The first card; throws Error if there is none, or none that this build has code for.
-Card find_card();
-// Why there is none, or nothing.
-std::string no_card();
 
 class DeviceMemory {
   public:

@@ -8,6 +8,15 @@
 
 namespace tessera::gpu {
 
+// A machine that does everything right.
+struct NoFaults {
+    // Of the barrier before a phase; of a page of it (the block's last, or not).
+    static constexpr __device__ bool signals(uint32_t) { return true; }
+    static constexpr __device__ bool comes(uint32_t, bool) { return true; }
+    static constexpr __device__ bool is_right(uint32_t, bool) { return true; }
+};
+
+template <typename Faults>
 class Loader {
   public:
     __device__ explicit Loader(Block& block)
@@ -26,9 +35,11 @@ class Loader {
             for (uint32_t first = 0; first < pages.count; first += 32) {
                 Page page = pages.at(p, min(first + lane_, pages.count - 1));
                 page.number = loaded_ + lane_;
-                const std::byte* const from =
+                const bool last = first + lane_ + 1 == pages.count;
+                const std::byte* from =
                     p.matrix.data + (p.moe ? b_.routing().expert[page.slot] * p.expert_bytes : 0) +
                     (uint64_t{page.unit} * p.unit_pieces + page.first) * p.piece_bytes;
+                if (!Faults::is_right(i, last)) from = p.matrix.data;
                 const uint32_t bytes = page.units * page.pieces * p.piece_bytes;
                 const uint32_t count = min(32u, pages.count - first);
                 Place place = b_.place;
@@ -36,7 +47,7 @@ class Loader {
 #pragma unroll 1
                 for (uint32_t turn = 0; turn < count; turn += kTogether) {
                     if (lane_ / kTogether == turn / kTogether && lane_ < count)
-                        load(place, page, from, bytes);
+                        load(place, page, from, bytes, Faults::comes(i, last));
                     __syncwarp();
                 }
                 b_.place.advance(b_.ring.depth, count);
@@ -50,13 +61,13 @@ class Loader {
     static constexpr uint32_t kTogether = 4;
 
     __device__ void load(const Place& place, const Page& page, const std::byte* from,
-                         uint32_t bytes) {
+                         uint32_t bytes, bool comes) {
         b_.ring.wait_empty(place, b_.distress());
         Page* const label = &b_.label(place);
         const uint32_t number = page.number;
         *label = page;
         publish_in_block(&label->number, number);
-        page_load(b_.ring.page(place), from, bytes, &b_.ring.full[place.slot], policy_);
+        if (comes) page_load(b_.ring.page(place), from, bytes, &b_.ring.full[place.slot], policy_);
     }
 
     Block& b_;

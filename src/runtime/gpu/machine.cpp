@@ -9,7 +9,6 @@
 #include "base/check.h"
 #include "plan/check.h"
 #include "runtime/execute.h"
-#include "runtime/gpu/walk.h"
 
 namespace tessera::gpu {
 namespace {
@@ -89,7 +88,7 @@ Walker::Walker(const Program& program, const DeviceWeights& weights, const Optio
             n.shared.ring >> 10, available >> 10);
     n.shared.pages = std::min((available - n.shared.ring) / kPlace, kRingPagesMax);
     n.shared.bytes = n.shared.ring + n.shared.pages * kPlace;
-    check_device(prepare_walk(available), "loading the kernel");
+    check_device(options.kernel->prepare(available), "loading the kernel");
 
     const std::vector<float> angles = angles_of(s, r.context);
     n.angle_columns = s.full.rotary_dims + s.sliding.rotary_dims;
@@ -172,11 +171,11 @@ void Walker::capture() {
         cudaMemcpyAsync(step_.data(), input_.data(), sizeof(Step), cudaMemcpyHostToDevice, stream_),
         "capturing");
     for (uint32_t i = 0; i < list_.phases.size(); ++i) {
-        check_device(
-            launch_walk({&network_, reinterpret_cast<const Phase*>(phases_.data()), i, i + 1,
-                         reinterpret_cast<const Step*>(step_.data()), 0, blocks_, false},
-                        stream_),
-            "capturing a phase");
+        check_device(options_.kernel->launch(
+                         {&network_, reinterpret_cast<const Phase*>(phases_.data()), i, i + 1,
+                          reinterpret_cast<const Step*>(step_.data()), 0, blocks_, false},
+                         stream_),
+                     "capturing a phase");
     }
     check_device(cudaStreamEndCapture(stream_, &graph), "capturing");
     const cudaError_t result = cudaGraphInstantiate(&graph_, graph, 0);
@@ -194,11 +193,11 @@ void Walker::launch(const Step& step) {
         check(cudaMemcpyAsync(step_.data(), input_.data(), sizeof(Step), cudaMemcpyHostToDevice,
                               stream_),
               "copying a step");
-        check(launch_walk({&network_, reinterpret_cast<const Phase*>(phases_.data()), 0,
-                           static_cast<uint32_t>(list_.phases.size()),
-                           reinterpret_cast<const Step*>(step_.data()),
-                           launches_ * barriers_ * blocks_, blocks_, true},
-                          stream_),
+        check(options_.kernel->launch({&network_, reinterpret_cast<const Phase*>(phases_.data()), 0,
+                                       static_cast<uint32_t>(list_.phases.size()),
+                                       reinterpret_cast<const Step*>(step_.data()),
+                                       launches_ * barriers_ * blocks_, blocks_, true},
+                                      stream_),
               "launching");
     }
     ++launches_;
@@ -209,9 +208,10 @@ void Walker::launch_phase(const Step& step, uint32_t index) {
     check(
         cudaMemcpyAsync(step_.data(), input_.data(), sizeof(Step), cudaMemcpyHostToDevice, stream_),
         "copying a step");
-    check(launch_walk({&network_, reinterpret_cast<const Phase*>(phases_.data()), index, index + 1,
-                       reinterpret_cast<const Step*>(step_.data()), 0, blocks_, false},
-                      stream_),
+    check(options_.kernel->launch(
+              {&network_, reinterpret_cast<const Phase*>(phases_.data()), index, index + 1,
+               reinterpret_cast<const Step*>(step_.data()), 0, blocks_, false},
+              stream_),
           "launching a phase");
 }
 

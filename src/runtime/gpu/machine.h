@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/gpu/phases.h"
+#include "runtime/gpu/walk.h"
 #include "runtime/gpu/weights.h"
 #include "runtime/trace.h"
 
@@ -19,9 +20,10 @@ enum class Path : uint8_t { graph, persistent };
 
 struct Options {
     Path path = Path::persistent;
-    uint32_t context = 0;    // positions of a sequence at most
-    bool loop_back = false;  // of one rank of several: exchanges go to its own memory
-    bool stamps = false;     // keep the times of every phase and block of the last step
+    uint32_t context = 0;           // positions of a sequence at most
+    bool loop_back = false;         // of one rank of several: exchanges go to its own memory
+    bool stamps = false;            // keep the times of every phase and block of the last step
+    const Kernel* kernel = &kWalk;  // another: for tests
 };
 
 // One model's phases, with their buffers: the target's, or the drafter's block or context.

@@ -1,68 +1,8 @@
-// The kernel: phases [begin, end) of a step, by one block an SM. All phases in one cooperative
-// launch are the persistent path; a launch for each is the other one, its oracle: the same code,
-// with launches in the place of barriers.
-#include "runtime/gpu/consumers.cuh"
-#include "runtime/gpu/loader.cuh"
-#include "runtime/gpu/walk.h"
+// The machine's kernel.
+#include "runtime/gpu/walk.cuh"
 
 namespace tessera::gpu {
-namespace {
 
-__global__ __launch_bounds__(kBlockThreads, 1) void walk(const __grid_constant__ Network net,
-                                                         const Phase* phases, uint32_t begin,
-                                                         uint32_t end, const Step* step,
-                                                         uint64_t passed) {
-    extern __shared__ __align__(128) std::byte memory[];
-    Block block{{net, memory},
-                phases,
-                begin,
-                Ring::at(memory + net.shared.ring, net.shared.pages, kPageBytes),
-                {}};
-    if (threadIdx.x == 0) {
-        init(block.routed(), 1);
-        block.ring.init(1);
-        block.counts() = {};
-    }
-    // No page has the number that is one less than the first's.
-    if (threadIdx.x < block.ring.depth) block.label({threadIdx.x, 0}).number = ~0u;
-    __syncthreads();
-    if (threadIdx.x >= kConsumerThreads) {
-        Loader(block).run(begin, end);
-        return;
-    }
-    // Weights are on their way; what an earlier launch writes may be read from here on.
-    cudaGridDependencySynchronize();
-    for (uint32_t i = threadIdx.x; i < sizeof(Step) / 4; i += kConsumerThreads)
-        reinterpret_cast<uint32_t*>(&block.step())[i] = reinterpret_cast<const uint32_t*>(step)[i];
-    sync_consumers();
-    Consumers(block, passed).run(begin, end);
-}
-
-}  // namespace
-
-cudaError_t prepare_walk(uint32_t shared_bytes) {
-    return cudaFuncSetAttribute(walk, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                static_cast<int>(shared_bytes));
-}
-
-cudaError_t launch_walk(const Launch& launch, cudaStream_t stream) {
-    cudaLaunchConfig_t config{};
-    config.gridDim = launch.blocks;
-    config.blockDim = kBlockThreads;
-    config.dynamicSmemBytes = launch.network->shared.bytes;
-    config.stream = stream;
-    cudaLaunchAttribute attribute{};
-    if (launch.alone) {
-        attribute.id = cudaLaunchAttributeCooperative;
-        attribute.val.cooperative = 1;
-    } else {
-        attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        attribute.val.programmaticStreamSerializationAllowed = 1;
-    }
-    config.attrs = &attribute;
-    config.numAttrs = 1;
-    return cudaLaunchKernelEx(&config, walk, *launch.network, launch.phases, launch.begin,
-                              launch.end, launch.step, launch.passed);
-}
+const Kernel kWalk = {&prepare_walk_with<NoFaults>, &launch_walk_with<NoFaults>};
 
 }  // namespace tessera::gpu

@@ -1,4 +1,4 @@
-// Launches of the one kernel (walk.cu).
+// Launches of the kernel (walk.cuh).
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -20,9 +20,12 @@ struct Launch {
                  // phases without a barrier
 };
 
-// Once, before the first launch: lets a block have so much shared memory.
-cudaError_t prepare_walk(uint32_t shared_bytes);
-
-cudaError_t launch_walk(const Launch& launch, cudaStream_t stream);
+// A kernel that walks phases.
+struct Kernel {
+    // Once, before the first launch: lets a block have so much shared memory.
+    cudaError_t (*prepare)(uint32_t shared_bytes);
+    cudaError_t (*launch)(const Launch& launch, cudaStream_t stream);
+};
+extern const Kernel kWalk;
 
 }  // namespace tessera::gpu

@@ -1,0 +1,203 @@
+// Decoding on a card, through the door: the CPU's tokens within rounding, and of the card itself
+// what sessions promise, token for token: speculation changes nothing, nor does company, nor coming
+// back. Without a card these are skipped, and say so.
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "runtime/gpu/card.h"
+#include "tessera/session.h"
+
+namespace tessera {
+namespace {
+
+class OnGpu : public testing::Test {
+  protected:
+    void SetUp() override {
+        if (const std::string why = gpu::no_card(); !why.empty()) GTEST_SKIP() << "no GPU: " << why;
+    }
+};
+
+Model load(Device device, uint32_t context = 0) {
+    LoadOptions options;
+    options.device = device;
+    options.context = context;
+    return Model::load(TESSERA_MODEL, options);
+}
+const Model& on_gpu() {
+    static const Model model = load(Device::kGpu);
+    return model;
+}
+const Model& on_cpu() {
+    static const Model model = load(Device::kCpu);
+    return model;
+}
+
+constexpr Speculation kOff{Speculate::kOff};
+constexpr Speculation kModes[] = {
+    {Speculate::kAuto}, {Speculate::kFixed}, {Speculate::kFixed, 3}, {Speculate::kAuto, 2}};
+
+const char* const kPrompts[] = {
+    "def fibonacci(n):",
+    "import os\nimport sys\n\nclass Reader:\n    def __init__(self, path):\n",
+    "| name | size |\n|---|---|\n| one | 1 |\n| two | 2 |\n",
+    "The package can be installed with pip. Once it is",
+    "x",
+    "def add(a, b):\n    return a + b\n\ndef sub(a, b):\n    return a - b\n\n# The same again\n"
+    "def add(a, b):\n",
+};
+
+std::vector<Sampling> samplings() {
+    std::vector<Sampling> all(4);
+    all[1].temperature = 0.7f;
+    all[2].temperature = 1;
+    all[3].temperature = 1;
+    all[3].top_p = 0.9f;
+    for (size_t i = 1; i < all.size(); ++i) all[i].seed = 11 + i;
+    return all;
+}
+
+std::vector<Token> take(Session& session, uint32_t count) {
+    std::vector<Token> text;
+    while (text.size() < count) text.push_back(session.next());
+    return text;
+}
+
+std::vector<Token> written(const Model& model, std::string_view prompt, const Sampling& sampling,
+                           const Speculation& speculation, uint32_t count) {
+    Session session(model, sampling, speculation);
+    session.append(model.encode(prompt));
+    return take(session, count);
+}
+
+// After every token of a text the card expects what the CPU expects: the same token, or one whose
+// logit on the CPU is less than 0.05 below the best. (A greedy text of its own would say nothing
+// behind the first such place.)
+TEST_F(OnGpu, ChoosesTheCpusTokens) {
+    ASSERT_EQ(on_gpu().info().drafter, on_cpu().info().drafter);
+    uint32_t same = 0, close = 0, all = 0;
+    for (const char* prompt : kPrompts) {
+        std::vector<Token> text = on_cpu().encode(prompt);
+        const std::vector<Token> answer = written(on_cpu(), prompt, {}, kOff, 150);
+        text.insert(text.end(), answer.begin(), answer.end());
+        std::vector<std::vector<float>> expected;
+        const auto best = [](std::span<const float> logits) {
+            return static_cast<Token>(std::ranges::max_element(logits) - logits.begin());
+        };
+        Session cpu(on_cpu(), {}, kOff), gpu(on_gpu(), {}, kOff);
+        cpu.append(text, {}, [&](uint32_t, std::span<const float> logits) {
+            expected.emplace_back(logits.begin(), logits.end());
+        });
+        gpu.append(text, {}, [&](uint32_t place, std::span<const float> logits) {
+            const std::vector<float>& wanted = expected[place];
+            const Token token = best(wanted), found = best(logits);
+            same += token == found;
+            close += token != found && wanted[token] - wanted[found] < 0.05f;
+            ++all;
+        });
+    }
+    EXPECT_GT(all, 900u);
+    EXPECT_EQ(same + close, all);
+    EXPECT_GE(same, all * 49 / 50);
+}
+
+TEST_F(OnGpu, SpeculationChangesNoToken) {
+    size_t turn = 0;
+    for (const char* prompt : kPrompts) {
+        for (const Sampling& sampling : samplings()) {
+            const std::vector<Token> expected = written(on_gpu(), prompt, sampling, kOff, 60);
+            for (const Speculation& mode : {kModes[turn % 4], kModes[++turn % 4]})
+                EXPECT_EQ(written(on_gpu(), prompt, sampling, mode, 60), expected)
+                    << prompt << ", T " << sampling.temperature << ", max " << mode.max_draft;
+        }
+    }
+}
+
+// A drafter that reads wrong taps or positions drafts, but what it drafts does not stand.
+TEST_F(OnGpu, AcceptsWhatTheCpusDrafterWouldHaveAccepted) {
+    double tokens_per_step[2];
+    for (const Model* const model : {&on_cpu(), &on_gpu()}) {
+        Session session(*model, {}, {Speculate::kFixed});
+        session.append(model->encode(kPrompts[1]));
+        take(session, 96);
+        tokens_per_step[model == &on_gpu()] = session.stats().tokens_per_step();
+    }
+    EXPECT_GT(tokens_per_step[1], 0.8 * tokens_per_step[0]);
+}
+
+TEST_F(OnGpu, SessionsInOneStepWriteWhatEachWritesAlone) {
+    const std::vector<Sampling> all = samplings();
+    std::vector<Session> sessions;
+    std::vector<std::vector<Token>> expected, found(6);
+    for (size_t i = 0; i < 6; ++i) {
+        expected.push_back(written(on_gpu(), kPrompts[i], all[i % 4], kOff, 40));
+        sessions.emplace_back(on_gpu(), all[i % 4], i % 3 == 0 ? kOff : kModes[i % 4]);
+        sessions.back().append(on_gpu().encode(kPrompts[i]));
+    }
+    while (true) {
+        std::vector<Session*> stepping;
+        for (size_t i = 0; i < 6; ++i)
+            if (found[i].size() < 40) stepping.push_back(&sessions[i]);
+        if (stepping.empty()) break;
+        Session::step(stepping);
+        for (size_t i = 0; i < 6; ++i)
+            while (sessions[i].ready() > 0 && found[i].size() < 40)
+                found[i].push_back(sessions[i].next());
+    }
+    EXPECT_EQ(found, expected);
+}
+
+TEST_F(OnGpu, ComesBackToAnEarlierTurn) {
+    const std::vector<Token> prompt = on_gpu().encode(kPrompts[1]);
+    const std::vector<Token> first = on_gpu().encode("        self.one = 1\n");
+    const std::vector<Token> second = on_gpu().encode("        self.two = 2\n");
+    Session session(on_gpu(), {});
+    session.append(prompt);
+    const std::vector<Token> answer = take(session, 150);  // further than any ring remembers
+    session.append(first);
+    take(session, 150);
+    std::vector<Token> wanted = prompt;
+    wanted.insert(wanted.end(), answer.begin(), answer.end());
+    wanted.insert(wanted.end(), second.begin(), second.end());
+    const uint32_t kept = session.reuse(wanted);
+    EXPECT_GE(kept, prompt.size() + answer.size() - 1);
+    session.append(std::span(wanted).subspan(kept));
+    const std::vector<Token> found = take(session, 60);
+    Session fresh(on_gpu(), {}, kOff);
+    fresh.append(wanted);
+    EXPECT_EQ(found, take(fresh, 60));
+    EXPECT_EQ(session.reuse(on_gpu().encode("Something else")), 0u);
+    session.append(prompt);
+    EXPECT_EQ(take(session, 150), answer);
+}
+
+TEST_F(OnGpu, FillsTheContextAndNoMore) {
+    const Model model = load(Device::kGpu, 70);
+    std::vector<std::vector<Token>> texts;
+    for (const Speculation& mode : {kOff, kModes[0], kModes[1], kModes[2]}) {
+        Session session(model, {}, mode);
+        session.append(model.encode(kPrompts[0]));
+        std::vector<Token> text;
+        while (session.room() > 0) text.push_back(session.next());
+        EXPECT_EQ(session.text().size(), 70u);
+        texts.push_back(text);
+    }
+    for (const std::vector<Token>& text : texts) EXPECT_EQ(text, texts[0]);
+}
+
+TEST_F(OnGpu, SaysWhatItReadAndWhere) {
+    EXPECT_NE(on_gpu().info().machine.find("GPU, "), std::string::npos);
+    Session session(on_gpu(), {}, kOff);
+    session.append(on_gpu().encode(kPrompts[0]));
+    take(session, 20);
+    Session cpu(on_cpu(), {}, kOff);
+    cpu.append(on_cpu().encode(kPrompts[0]));
+    take(cpu, 20);
+    EXPECT_NEAR(session.stats().experts, cpu.stats().experts, 0.1);
+    EXPECT_NEAR(session.stats().bytes / cpu.stats().bytes, 1, 0.02);
+}
+
+}  // namespace
+}  // namespace tessera
