@@ -15,7 +15,7 @@ step() {
     shift
     echo "== $name"
     local began=$SECONDS
-    timeout "${LIMIT:-240}" "$@" > "$out/$name.txt" 2>&1 || { failed=1; echo "FAILED ($?)"; }
+    timeout "${LIMIT:-240}" "$@" > "$out/$name.txt" 2>&1 || { echo "FAILED ($?)"; failed=1; }
     tail -n "${LINES_SHOWN:-12}" "$out/$name.txt"
     echo "-- $((SECONDS - began)) s"
 }
