@@ -2,7 +2,8 @@
 # bench/gpu/check.sh BUILD OUT: the GPU's tests and figures, from a build that was made here or elsewhere
 # (BUILD/tests/gpu_tests, BUILD/bench/gpu_steps). In order: tests; the tests once more under
 # compute-sanitizer where it is (small shapes); the card's ceiling; the bundled model; one rank of eight of
-# V2.5-Pro with random weights (74 GB). A minute on an H100. OUT gets a log and JSON of each.
+# V2.5-Pro with random weights (74 GB). A minute on an H100. OUT gets a log and JSON of each. With PEERS, a
+# Python environment (bench/gpu/peers/README.md), PyTorch and llama.cpp on the same card behind them.
 set -uo pipefail
 build=${1:?usage: bench/gpu/check.sh BUILD OUT} out=${2:?usage: bench/gpu/check.sh BUILD OUT}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -14,7 +15,7 @@ step() {
     shift
     echo "== $name"
     local began=$SECONDS
-    timeout "${LIMIT:-240}" "$@" > "$out/$name.txt" 2>&1 || { failed=1; echo "FAILED ($?)"; }
+    timeout "${LIMIT:-240}" "$@" > "$out/$name.txt" 2>&1 || { echo "FAILED ($?)"; failed=1; }
     tail -n "${LINES_SHOWN:-12}" "$out/$name.txt"
     echo "-- $((SECONDS - began)) s"
 }
@@ -36,4 +37,14 @@ echo "== ceiling: $ceiling GB/s"
 LINES_SHOWN=60 step bundled "$build/bench/gpu_steps" --model "$model" --context 1024 --rows 1,8 \
     --ceiling "$ceiling" --json "$out/bundled.json" --trace "$out/bundled.trace.json"
 LINES_SHOWN=120 step pro "$build/bench/gpu_steps" --ceiling "$ceiling" --json "$out/pro.json"
+if [ -n "${PEERS:-}" ]; then
+    peers=$here/peers
+    LINES_SHOWN=60 step pro-10-layers "$build/bench/gpu_steps" --layers 10 --ceiling "$ceiling" \
+        --json "$out/pro-10-layers.json"
+    LIMIT=900 step peer-torch "$PEERS/bin/python" "$peers/torch_rank.py" --ceiling "$ceiling" \
+        --json "$out/peer-torch.json"
+    step peer-export "$PEERS/bin/python" "$peers/../../peers/export_gguf.py" "$model" "$out/mini.gguf"
+    step peer-llama "$PEERS/bin/python" "$peers/llama_steps.py" --model "$out/mini.gguf" \
+        --json "$out/peer-llama.json"
+fi
 exit $failed

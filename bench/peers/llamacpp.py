@@ -46,12 +46,13 @@ class Flags:
     flash_attention: str = "auto"
     mmap: bool | None = None
     cache: str = "f16"  # type of cached keys and values
+    gpu_layers: int = 0  # on a card, in a build with CUDA (bench/gpu/peers)
 
 
 class Model:
     def __init__(self, file, flags):
         params = llama.llama_model_default_params()
-        params.n_gpu_layers = 0
+        params.n_gpu_layers = flags.gpu_layers
         if flags.repack is not None:
             params.use_extra_bufts = flags.repack
         if flags.mmap is not None:
