@@ -101,10 +101,11 @@ const Schema& Compiler::resolve(const std::string& to, const std::string& path) 
 // In turn rather than one inside the other: a chain of references may be long.
 void Compiler::finish() {
     while (!undefined_.empty()) {
-        const auto [to, rule] = undefined_.front();
+        const auto next = undefined_.front();
         undefined_.pop_front();
-        const Schema& schema = resolve(to, to);
-        builder_.define(rule, [&](Place end) { return value(schema, to, end); });
+        const std::string& path = next.first;
+        const Schema& schema = resolve(path, path);
+        builder_.define(next.second, [&](Place end) { return value(schema, path, end); });
     }
 }
 
