@@ -62,6 +62,29 @@ TEST(Matcher, MasksAreWhatTheBytesSay) {
     EXPECT_GT(refused, 10'000u);
 }
 
+// At each count of a bounded string, near its bounds and far from them.
+TEST(Matcher, BoundsOfStringsHoldAtEveryCount) {
+    const test::Pieces pieces(1500, 5);
+    for (const auto& [low, high] :
+         std::vector<std::pair<int, int>>{{0, 3}, {2, 6}, {0, 40}, {30, 34}}) {
+        const auto program =
+            test::program_of({{"type", "string"}, {"minLength", low}, {"maxLength", high}});
+        const auto masks = std::make_shared<LocalMasks>(program, pieces.vocabulary());
+        Matcher matcher(masks), plain(std::make_shared<LocalMasks>(program, test::bytes_alone()));
+        matcher.push('"');
+        plain.push('"');
+        for (int count = 0;; ++count) {
+            const std::span found = matcher.allowed();
+            ASSERT_EQ(Bits(found.begin(), found.end()),
+                      by_bytes(plain, *pieces.vocabulary(), pieces.end()))
+                << count << " of " << low << " to " << high;
+            if (count == high) break;
+            matcher.push('a');
+            plain.push('a');
+        }
+    }
+}
+
 TEST(Matcher, TakesBack) {
     const auto masks = std::make_shared<LocalMasks>(
         test::program_of({{"enum", {"abc", "abd", "x"}}}), test::bytes_alone());
