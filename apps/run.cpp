@@ -6,7 +6,6 @@
 #include <iterator>
 #include <memory>
 
-#include <editline/readline.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -21,6 +20,7 @@
 #include "commands.h"
 #include "device.h"
 #include "interrupt.h"
+#include "line_editor.h"
 
 namespace tessera {
 namespace {
@@ -248,28 +248,16 @@ std::string history_file() {
     return base / "tessera" / "history";
 }
 
-// One line of input; none at Ctrl-D. Ctrl-C clears the line.
-std::optional<std::string> read_line() {
-    while (true) {
-        clear_interrupt();
-        const std::unique_ptr<char, decltype(&std::free)> line(readline("> "), std::free);
-        if (line) return std::string(line.get());
-        if (!interrupted()) return std::nullopt;
-        std::fputc('\n', stderr);
-    }
-}
-
 void run_interactive(const Model& model, const RunOptions& options) {
     write_aside(options.chat ? "Ask something. Ctrl-C stops an answer, Ctrl-D leaves.\n"
                              : "Each line is continued. Ctrl-C stops, Ctrl-D leaves; --chat holds "
                                "a conversation.\n");
-    rl_initialize();
-    const std::string history = history_file();
-    if (!history.empty()) read_history(history.c_str());
+    LineEditor editor("> ", history_file());
     std::optional<Dialogue> dialogue(std::in_place, model, options);
-    while (const auto line = read_line()) {
+    while (const auto line = editor.read()) {
+        clear_interrupt();
         if (line->empty()) continue;
-        add_history(line->c_str());
+        editor.remember(*line);
         try {
             const AnswerEnd ended =
                 options.chat ? dialogue->answer_turn(*line) : dialogue->continue_text(*line);
@@ -280,7 +268,6 @@ void run_interactive(const Model& model, const RunOptions& options) {
             dialogue.emplace(model, options);  // the conversation outgrew the context: a new one
         }
     }
-    if (!history.empty()) write_history(history.c_str());
     std::fputc('\n', stderr);
 }
 

@@ -11,6 +11,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import shutil
 import signal
 import struct
@@ -24,7 +25,7 @@ import xml.etree.ElementTree
 
 DEADLINE_S = 300
 PROMPT = "def add(a, b):"
-CTRL_C, CTRL_D = b"\x03", b"\x04"
+CTRL_C, CTRL_D, CTRL_Z = b"\x03", b"\x04", b"\x1a"
 
 program = model = None  # from the command line
 
@@ -661,16 +662,17 @@ class Interrupt(unittest.TestCase):
 
 
 class Terminal:
-    """A session in a terminal of its own, its state in `state`."""
+    """A session in a terminal of its own, its state in `state`; or another `command` there."""
 
-    def __init__(self, state, *arguments):
+    def __init__(self, state, *arguments, command=None):
         self.seen = b""
         self.status = None
         self.child, self.terminal = pty.fork()
         if self.child == 0:
             try:
                 os.environ.update(XDG_STATE_HOME=state, TERM="xterm")
-                os.execv(program, [program, "run", "--model", model, *arguments])
+                command = command or [program, "run", "--model", model, *arguments]
+                os.execvp(command[0], command)
             finally:  # only one of the two may go on with the tests
                 os._exit(127)
 
@@ -769,6 +771,59 @@ class Interactive(unittest.TestCase):
             session.wait_for_prompt()
             session.send(b"never to be answered")
             session.wait_for(b"answered")
+            session.send(CTRL_C)
+            session.wait_for_prompt()
+            session.send(CTRL_D)
+            self.assertEqual(session.exit_code(), 0)
+
+    def test_ctrl_c_at_the_prompt_is_a_key(self):
+        """As a signal it was lost where it came between drawing and waiting for the next key."""
+        with Terminal(self.state, "-n", "2") as session:
+            session.wait_for_prompt()
+            self.assertFalse(termios.tcgetattr(session.terminal)[3] & termios.ISIG)
+
+    def test_a_signal_at_the_prompt_clears_the_line_too(self):
+        with Terminal(self.state, "-n", "2") as session:
+            session.wait_for_prompt()
+            session.send(b"never to be answered")
+            session.wait_for(b"answered")
+            for _ in range(60):  # one that comes just before the wait is lost: send again
+                os.kill(session.child, signal.SIGINT)
+                if piece := session.read(time.monotonic() + 5):
+                    session.seen += piece
+                    break
+            session.wait_for_prompt()
+            session.send(CTRL_D)
+            self.assertEqual(session.exit_code(), 0)
+
+    def test_ctrl_z_stops_the_program_until_it_goes_on(self):
+        """Under a shell: alone, the group would be orphaned, and the kernel stops none of those."""
+        with Terminal(self.state, command=["bash", "--norc", "--noprofile", "--noediting", "-i"]) as shell:
+            shell.send(shlex.join([program, "run", "--model", model, "-n", "2"]).encode() + b"\n")
+            shell.wait_for(b"Each line is continued")
+            shell.wait_for_prompt()
+            shell.send(b"kept")
+            shell.wait_for(b"kept")
+            shell.send(CTRL_Z)
+            shell.wait_for(b"Stopped")
+            shell.send(b"fg\n")
+            shell.wait_for(b"> kept")
+            shell.send(CTRL_C)
+            shell.wait_for_prompt()
+            shell.send(CTRL_D)
+            shell.wait_for(b"bash")  # its prompt
+            shell.send(b"exit 7\n")
+            self.assertEqual(shell.exit_code(), 7)
+
+    def test_a_character_of_several_bytes_is_one_key(self):
+        expected = run("ab", tokens=2).stdout
+        with Terminal(self.state, "-n", "2") as session:
+            session.wait_for_prompt()
+            session.send("aé\x7fb\n".encode())
+            self.assertIn(expected, session.wait_for(b"hash").replace(b"\r\n", b"\n").decode())
+            session.wait_for_prompt()
+            session.send(b"\x1b[A")  # up: the line before
+            session.wait_for(b"ab")
             session.send(CTRL_C)
             session.wait_for_prompt()
             session.send(CTRL_D)
