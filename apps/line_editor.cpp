@@ -71,8 +71,9 @@ LineEditor::LineEditor(const char* prompt, std::string history)
     // then: one that comes after the screen is drawn and before the key is waited for ends no wait,
     // and the prompt stood still until the next key.
     el_set(editor, EL_SETTY, "-d", "-isig", nullptr);
-    el_set(editor, EL_ADDFN, "clear-line", "Ends the line and forgets it", &State::clear);
-    el_set(editor, EL_ADDFN, "suspend", "Stops the program until fg", &State::suspend);
+    // The narrow el_set() would keep copies of these names that nobody can give back.
+    el_wset(editor, EL_ADDFN, L"clear-line", L"Ends the line and forgets it", &State::clear);
+    el_wset(editor, EL_ADDFN, L"suspend", L"Stops the program until fg", &State::suspend);
     el_set(editor, EL_BIND, "^C", "clear-line", nullptr);
     el_set(editor, EL_BIND, "^Z", "suspend", nullptr);
 }
