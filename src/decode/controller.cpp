@@ -53,19 +53,8 @@ constexpr uint32_t kBlockPriorDrafts = 2;
 constexpr double kBlockPriorTokens = 1 + 0.8 + 0.8 * 0.8;
 constexpr double kBlockUnusedKept = 0.98;
 
-// Upper edges: even below, finer towards 1, where most of a good drafter's tokens are.
-constexpr std::array<float, Calibration::kBins> kBinEdges = {
-    0.05f, 0.1f, 0.2f,  0.3f,   0.4f,  0.5f,   0.6f,   0.7f,
-    0.8f,  0.9f, 0.95f, 0.975f, 0.99f, 0.995f, 0.999f, 1.0f};
-
-uint32_t bin_of(float confidence) {
-    uint32_t bin = 0;
-    while (bin + 1 < Calibration::kBins && confidence > kBinEdges[bin]) ++bin;
-    return bin;  // what is no number goes to the lowest
-}
-
 double middle(uint32_t bin) {
-    return (kBinEdges[bin] + (bin > 0 ? double{kBinEdges[bin - 1]} : 0)) / 2;
+    return (kConfidenceEdges[bin] + (bin > 0 ? double{kConfidenceEdges[bin - 1]} : 0)) / 2;
 }
 
 uint32_t match_class(uint32_t suffix_length) {
@@ -103,16 +92,19 @@ void Acceptance::fade(double kept) {
     verified *= kept;
 }
 
-double Calibration::probability(float confidence) const {
-    const uint32_t bin = bin_of(confidence);
+double Calibration::of_bin(uint32_t bin) const {
     return bins_[bin].probability(middle(bin));
+}
+
+double Calibration::probability(float confidence) const {
+    return of_bin(confidence_bin(confidence));
 }
 
 void Calibration::observe(std::span<const float> confidence, uint32_t verified, uint32_t accepted) {
     CHECK(accepted <= verified && verified <= confidence.size());
     fade(kObservationKept);
     for (uint32_t slot = 0; slot < verified && slot <= accepted; ++slot) {
-        bins_[bin_of(confidence[slot])].observe(slot < accepted);
+        bins_[confidence_bin(confidence[slot])].observe(slot < accepted);
     }
 }
 
@@ -226,28 +218,25 @@ double Controller::block_worth() const {
 
 // ------------------------------------------------------------------------ once drafted: how deep
 
-// Drafting is paid by now. Every depth is looked at: prices may be flat and then steep, or steep
-// and then flat, and the first depth that does not pay may hide one that does.
+// Drafting is paid by now.
 uint32_t Controller::depth(std::span<const float> confidence) {
     CHECK(confidence.size() < kRowsMax);
     const auto size = static_cast<uint32_t>(confidence.size());
     if (options_.mode != DraftMode::automatic) return size;
     if (const uint32_t unmeasured = unmeasured_depth(size); unmeasured > 0) return unmeasured;
-    uint32_t best = 0;
-    double best_worth = worth(1, costs_.step_seconds(1));
-    double reached = 1;
-    double tokens = 1;
-    for (uint32_t count = 1; count <= size; ++count) {
-        reached *= calibration_.probability(confidence[count - 1]);
-        tokens += reached;
-        const double count_worth = worth(tokens, costs_.step_seconds(count + 1));
-        if (count_worth > best_worth) {
-            best = count;
-            best_worth = count_worth;
-        }
-    }
-    // A probe that verifies nothing would learn nothing.
-    return probing_ ? std::max(best, std::min(size, 1u)) : best;
+    return depth_of(depth_policy(), confidence.data(), size);
+}
+
+DepthPolicy Controller::depth_policy() const {
+    DepthPolicy policy;
+    policy.whole = options_.mode != DraftMode::automatic;
+    policy.least = probing_ ? 1 : 0;  // a probe that verifies nothing would learn nothing
+    policy.rate = rate();
+    for (uint32_t drafts = 0; drafts < kRowsMax; ++drafts)
+        policy.seconds[drafts] = costs_.step_seconds(drafts + 1);
+    for (uint32_t bin = 0; bin < Calibration::kBins; ++bin)
+        policy.stands[bin] = calibration_.of_bin(bin);
+    return policy;
 }
 
 // A depth to try for the sake of its price, or 0. Not in a probe, whose steps are few.

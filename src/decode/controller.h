@@ -12,6 +12,7 @@
 #include <span>
 
 #include "decode/costs.h"
+#include "tiles/depth.h"
 
 namespace tessera {
 
@@ -56,12 +57,13 @@ struct Acceptance {
 class Calibration {
   public:
     double probability(float confidence) const;
+    double of_bin(uint32_t bin) const;  // confidence_bin's
     // The first `accepted` of `verified` drafts were accepted and the next was not; those beyond
     // were never reached and say nothing.
     void observe(std::span<const float> confidence, uint32_t verified, uint32_t accepted);
     void fade(double kept);
 
-    static constexpr uint32_t kBins = 16;
+    static constexpr uint32_t kBins = kConfidenceEdges.size();
 
   private:
     std::array<Acceptance, kBins> bins_;
@@ -107,6 +109,12 @@ class Controller {
     // How many of a block's drafts to verify, 0 to confidence.size(). `confidence`: the probability
     // that the drafter gave to each of its tokens, after the sampling's temperature.
     uint32_t depth(std::span<const float> confidence);
+    // The same for who decides elsewhere, as of now; but for depths that are tried for their price.
+    DepthPolicy depth_policy() const;
+    // A depth to try for its price in the next block of `count` drafts, or 0.
+    uint32_t depth_to_explore(uint32_t count) {
+        return options_.mode == DraftMode::automatic ? unmeasured_depth(count) : 0;
+    }
 
     struct Outcome {
         DraftSource source;

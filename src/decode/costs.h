@@ -5,10 +5,12 @@
 #include <array>
 #include <cstdint>
 
+#include "tiles/depth.h"
+
 namespace tessera {
 
 // Rows of one verified block: a drafter's block of eight (spec: B).
-inline constexpr uint32_t kRowsMax = 8;
+inline constexpr uint32_t kRowsMax = kDepthRows;
 
 // The median of the last few measurements. Noise on a shared machine is one-sided and heavy-tailed:
 // a mean would follow each interruption, a minimum would promise a machine nobody has.

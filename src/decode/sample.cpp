@@ -1,54 +1,15 @@
 #include "decode/sample.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
 
 #include "base/check.h"
+#include "tiles/noise.h"
 
 namespace tessera {
 namespace {
-
-// The finalizer of splitmix64 (Steele, Lea, Flood 2014): every input bit reaches every output bit.
-uint64_t mix(uint64_t z) {
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;
-
-// The noise of all tokens at one position.
-class NoiseSource {
-  public:
-    NoiseSource(uint64_t seed, uint64_t position)
-        : stem_(mix(mix(seed + kGolden) + (position + 1) * kGolden)) {}
-
-    uint64_t hash(uint32_t token) const { return mix(stem_ + (token + 1ull) * kGolden); }
-
-    static float noise(uint64_t hash) {
-        // 52 bits and a half are exact; with 53 the half would round the largest u to 1, its noise
-        // to infinity.
-        const double u = (static_cast<double>(hash >> 12) + 0.5) * 0x1p-52;
-        return static_cast<float>(-std::log(-std::log(u)));
-    }
-
-    // No less than noise(hash), for the price of counting zeros: -log(-log(u)) <= -log(1 - u), and
-    // 1 - u has as many leading zeros as the complement of the hash, which is at most one short.
-    static float at_most(uint64_t hash) {
-        constexpr float kLog2 = 0.693148f;  // a little more than it is
-        const int zeros = std::countl_zero(~hash | uint64_t{1} << 11);
-        return kLog2 * static_cast<float>(zeros + 1);
-    }
-
-    // u is at most 1 - 2^-53, so no noise exceeds -log(2^-53).
-    static constexpr float kMax = 37.0f;
-
-  private:
-    uint64_t stem_;
-};
 
 // The first of the highest; of numbers.
 uint32_t highest(std::span<const float> values) {
@@ -73,6 +34,11 @@ float gumbel_noise(uint64_t seed, uint64_t position, uint32_t token) {
 
 Sampler::Sampler(const Sampling& sampling, uint32_t vocab) : sampling_(sampling), sorted_(vocab) {
     CHECK(!sampling.problem());
+}
+
+bool Sampler::plain() const {
+    return sampling_.temperature == 0 ||
+           (sampling_.top_k == 0 && sampling_.top_p >= 1 && sampling_.min_p <= 0);
 }
 
 uint32_t Sampler::choose(std::span<const float> logits, uint64_t position) {
@@ -107,9 +73,7 @@ uint32_t Sampler::choose(std::span<const float> logits, uint64_t position) {
 // The logit down to which the masks keep tokens; tokens of equal logits are kept or dropped
 // together.
 float Sampler::lowest_kept(std::span<const float> logits) {
-    if (sampling_.top_k == 0 && sampling_.top_p >= 1 && sampling_.min_p <= 0) {
-        return -std::numeric_limits<float>::infinity();
-    }
+    if (plain()) return -std::numeric_limits<float>::infinity();
     std::ranges::copy(logits, sorted_.begin());
     size_t kept = sorted_.size();
     if (sampling_.top_k > 0 && sampling_.top_k < kept) {

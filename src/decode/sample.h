@@ -20,6 +20,9 @@ class Sampler {
     // `sampling` has no problem(). Allocates here and never again.
     Sampler(const Sampling& sampling, uint32_t vocab);
 
+    // Whether a token is the argmax of its logits and the noise, with no mask between.
+    bool plain() const;
+
     uint32_t vocab() const { return static_cast<uint32_t>(sorted_.size()); }
 
     // The token at `position` of the text, from its logits [vocab], of which those that are

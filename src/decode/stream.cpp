@@ -208,6 +208,24 @@ uint32_t Stream::accept(const Logits& rows) {
     return accepted_;
 }
 
+bool Stream::repeats_itself() {
+    std::array<uint32_t, kRowsMax - 1> copied;
+    return controller_.drafts_max() > 0 && suffix_.find(copied).length > 0;
+}
+
+void Stream::keep(std::span<const uint32_t> tokens, uint32_t verified,
+                  std::span<const float> confidence) {
+    CHECK(ready() == 0 && !tokens.empty() && tokens.size() <= verified + 1 &&
+          verified <= confidence.size() && confidence.size() < kRowsMax && plain());
+    for (const uint32_t token : tokens) push(token);
+    const auto drafts = static_cast<uint32_t>(confidence.size());
+    plan_ = {drafts > 0 ? DraftSource::block : DraftSource::none, drafts};
+    row_count_ = verified + 1;
+    accepted_ = static_cast<uint32_t>(tokens.size()) - 1;
+    confidences_ = drafts;
+    std::ranges::copy(confidence, confidence_.begin());
+}
+
 void Stream::settle(double seconds, double beside) {
     const uint32_t verified = row_count_ - 1;
     ++stats_.steps;

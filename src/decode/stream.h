@@ -51,6 +51,9 @@ class Stream {
     std::span<const uint32_t> text() const { return std::span(tokens_).first(taken_); }
     uint32_t room() const { return context_ - taken_; }
 
+    // The text, and what is chosen of it and was not taken yet.
+    std::span<const uint32_t> tokens() const { return tokens_; }
+
     // Chosen, and not taken yet.
     uint32_t ready() const { return static_cast<uint32_t>(tokens_.size()) - taken_; }
     uint32_t take();
@@ -87,11 +90,27 @@ class Stream {
     // drafts stood.
     uint32_t accept(const Logits& rows);
 
+    // ---- or a step that the model's owner makes by itself, choosing as this stream would
+
+    // Whether it can: tokens are the argmax of logits and noise, and nobody wants to see the
+    // logits.
+    bool plain() const {
+        return sampler_.plain() && guide_ == nullptr && counts_.empty() && !watching_;
+    }
+    // Whether the text's own end stood in it before: then plan() may know better than a block.
+    bool repeats_itself();
+    // Instead of draft() and accept(), with or without a plan(): `tokens` are the drafts that stood
+    // and the model's choice behind them; `confidence` the drafter's in its block, empty where none
+    // was drafted, of which `verified` were read.
+    void keep(std::span<const uint32_t> tokens, uint32_t verified,
+              std::span<const float> confidence);
+
     // What the step took. `seconds`: of its passes, from which the controller learns; `beside`:
     // what was caught up before them.
     void settle(double seconds, double beside = 0);
 
     const Controller& controller() const { return controller_; }
+    uint32_t depth_to_explore(uint32_t count) { return controller_.depth_to_explore(count); }
     const Stats& stats() const { return stats_; }
     Stats& stats() { return stats_; }
 

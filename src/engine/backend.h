@@ -7,6 +7,7 @@
 #include <span>
 
 #include "reference/reference.h"
+#include "runtime/rounds.h"
 #include "runtime/sequence.h"
 #include "tessera/model.h"
 
@@ -46,8 +47,20 @@ class Backend {
     virtual void draft(Text&, Token) {}
     virtual std::span<const float> draft_logits(uint32_t) { return {}; }
 
-    // Of the last read: bytes of weights and cache, and distinct experts a layer; of a drafted
-    // block: bytes of weights.
+    // ---- rounds (runtime/rounds.h): the machine drafts, verifies and chooses by itself, and runs
+    // ahead of whoever asks
+
+    virtual bool makes_rounds() const { return false; }
+    // The next round of a text that ends with `anchor`, the one token that was not read. `ask` is
+    // heeded where a run of rounds begins. Text::rewind drops what ran ahead.
+    virtual Round round(Text&, Token, const RoundsAsk&) { return {}; }
+    // Whether the next round is there, or was begun.
+    virtual bool runs_ahead(const Text&) const { return false; }
+    // No more rounds than were begun.
+    virtual void stop_rounds() {}
+
+    // Of the last read or round: bytes of weights and cache, and distinct experts a layer; of a
+    // drafted block: bytes of weights.
     virtual double bytes() const { return 0; }
     virtual double experts() const { return 0; }
     virtual double draft_bytes() const { return 0; }

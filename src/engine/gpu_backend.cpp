@@ -63,6 +63,19 @@ class GpuBackend : public Backend {
         return decoder_.draft_logits(slot);
     }
 
+    bool makes_rounds() const override { return true; }
+    Round round(Text& text, Token anchor, const RoundsAsk& ask) override {
+        const Round round = decoder_.round(static_cast<OnCard&>(text).sequence, anchor, ask);
+        experts_ =
+            expert_layers_ > 0 ? static_cast<double>(round.live_experts) / expert_layers_ : 0;
+        bytes_ = step_bytes_(text.length(), experts_);
+        return round;
+    }
+    bool runs_ahead(const Text& text) const override {
+        return decoder_.runs_ahead(static_cast<const OnCard&>(text).sequence);
+    }
+    void stop_rounds() override { decoder_.stop_rounds(); }
+
     double bytes() const override { return bytes_; }
     double experts() const override { return experts_; }
     double draft_bytes() const override { return draft_bytes_; }

@@ -42,6 +42,8 @@ struct Session::State {
           std::unique_ptr<Text> before = nullptr)
         : model(std::move(from)),
           text(before ? std::move(before) : backend().begin(speculation.mode != Speculate::kOff)),
+          temperature(sampling.temperature),
+          seed(sampling.seed),
           speculates(speculation.mode != Speculate::kOff),
           learns(speculation.mode == Speculate::kAuto),
           learnt(parts().experience_at(sampling.temperature)),
@@ -65,14 +67,27 @@ struct Session::State {
         return speculates && stream.controller().plans_until_probe() <= backend().draft_window();
     }
 
-    // What was to be read and was not is no longer part of the text.
+    // What was to be read and was not is no longer part of the text; nor are rounds that ran ahead
+    // of it.
     void drop_unread() {
         if (reading) stream.truncate(text->length());
         reading = false;
+        drop_ahead();
     }
+    void drop_ahead() {
+        if (backend().runs_ahead(*text))
+            text->rewind(std::min(text->length(), static_cast<uint32_t>(stream.text().size())));
+    }
+
+    // A step by the machine itself, behind the stream's plan or as one that ran ahead of it.
+    void make_round(const RoundsAsk& ask);
+    // The rounds that a plan begins; none where the machine has to be told every step.
+    std::optional<RoundsAsk> rounds_of(const Controller::Plan& plan);
 
     Model model;
     std::unique_ptr<Text> text;
+    float temperature;
+    uint64_t seed;
     bool speculates;
     bool learns;  // for later sessions
     std::optional<Experience>& learnt;
@@ -250,6 +265,13 @@ void Session::step(std::span<Session* const> sessions) {
             s.stream.stats().seconds += seconds_since(begun);
             continue;
         }
+        if (s.stream.plain() && backend.runs_ahead(*s.text)) {
+            // Others wait for the rounds that were begun, and for no more.
+            if (sessions.size() > 1) backend.stop_rounds();
+            s.make_round({});
+            continue;
+        }
+        s.drop_ahead();
         // All but the newest token is read, unless an append() was broken off there.
         const auto unread = static_cast<uint32_t>(s.stream.text().size()) - 1;
         if (s.text->length() > unread) s.text->rewind(unread);
@@ -264,6 +286,9 @@ void Session::step(std::span<Session* const> sessions) {
         State& s = *stepping[i];
         const auto begun = Clock::now();
         const Controller::Plan plan = s.stream.plan(rows_max);
+        if (sessions.size() == 1) {
+            if (const std::optional<RoundsAsk> ask = s.rounds_of(plan)) return s.make_round(*ask);
+        }
         auto drafting = Clock::now();
         if (plan.source == DraftSource::block) {
             // What was left for the drafter while it paused, or by a prompt, is no cost of this
@@ -304,6 +329,50 @@ void Session::step(std::span<Session* const> sessions) {
         s.stream.settle(seconds + s.drafting_seconds, s.planning_seconds);
         if (s.learns) s.learnt = s.stream.controller().experience();
     }
+}
+
+std::optional<RoundsAsk> Session::State::rounds_of(const Controller::Plan& plan) {
+    // So far a text can go back without reading anew (Course): what runs ahead may be for nothing.
+    constexpr uint32_t kTokensMax = kStepRowsMax - 2 * kRowsMax;
+    const bool block = plan.source == DraftSource::block;
+    if (!backend().makes_rounds() || !stream.plain() ||
+        (!block && plan.source != DraftSource::none))
+        return std::nullopt;
+    // One row by itself, where drafting may be tried again, is a plan of its own.
+    if (!block && stream.controller().drafts_max() > 0) return std::nullopt;
+    const std::vector<Token>& ends = model.info().end_tokens;
+    if (ends.size() > kStopTokensMax) return std::nullopt;
+    RoundsAsk ask;
+    ask.temperature = temperature;
+    ask.seed = seed;
+    ask.tokens_max = kTokensMax;
+    ask.context = model.info().context_tokens;
+    ask.stops = static_cast<uint32_t>(ends.size());
+    std::ranges::copy(ends, ask.stop);
+    if (block) {
+        ask.drafts = plan.count;
+        ask.depth = stream.controller().depth_policy();
+        ask.first_depth = stream.depth_to_explore(plan.count);
+    }
+    return ask;
+}
+
+void Session::State::make_round(const RoundsAsk& ask) {
+    const auto begun = Clock::now();
+    const Round round = backend().round(*text, stream.tokens().back(), ask);
+    stream.keep(std::span(round.tokens).first(round.count), round.verified,
+                std::span(round.confidence).first(round.drafted));
+    // While copies of the text's own may do better than blocks, each step is planned.
+    if (learns && stream.repeats_itself()) backend().stop_rounds();
+    Stats& stats = stream.stats();
+    stats.bytes += backend().bytes() + (round.drafted > 0 ? backend().draft_bytes() : 0);
+    stats.experts += (backend().experts() - stats.experts) / (stats.steps + 1);
+    stats.draft_seconds += round.draft_ns * 1e-9;
+    Costs& costs = parts().costs;
+    if (round.draft_ns > 0) costs.draft(round.draft_ns * 1e-9);
+    if (round.verify_ns > 0) costs.step(round.verified + 1, round.verify_ns * 1e-9);
+    stream.settle(seconds_since(begun));
+    if (learns) learnt = stream.controller().experience();
 }
 
 const Stats& Session::stats() const {

@@ -121,5 +121,177 @@ TEST(GpuDecoder, DoesWhateverTheCpusDoes) {
     EXPECT_GT(drafted, 30u);
 }
 
+// ------------------------------------------------------------------ rounds
+
+RoundsAsk ask_for(uint32_t turn, uint32_t block) {
+    RoundsAsk ask;
+    ask.temperature = turn % 3 == 0 ? 0 : 0.7f;
+    ask.seed = turn;
+    ask.drafts = turn % (block + 1) == block ? 0 : turn % (block + 1);
+    ask.tokens_max = 1 + turn % 30;
+    ask.context = test::kContext;
+    return ask;
+}
+
+// What is written in rounds by sequences in turns, with all that can come between, stands where a
+// text read from the start does: the same logits behind it, and the drafter's.
+TEST(GpuDecoder, RoundsLeaveTheSequenceWhereTheTextEnds) {
+    Both both;
+    const uint32_t vocab = both.target.packed.shape.vocab, block = both.target.shape.block;
+    struct Written {
+        gpu::Sequence sequence;
+        std::vector<uint32_t> text;
+    };
+    std::vector<Written> all;
+    for (uint32_t i = 0; i < 3; ++i) {
+        all.push_back({both.decoder.begin(i < 2), seeded_tokens(5 + i, vocab, i)});
+        std::vector<uint32_t>& text = all.back().text;
+        const gpu::Decoder::Reading prompt{&all.back().sequence,
+                                           std::span(text).first(text.size() - 1)};
+        both.decoder.read(std::span(&prompt, 1), 0);
+    }
+    const auto expect_where_the_text_ends = [&](Written& w) {
+        if (both.decoder.runs_ahead(w.sequence)) {
+            const auto unread = static_cast<uint32_t>(w.text.size()) - 1;
+            ASSERT_EQ(w.sequence.rewind(unread), unread);
+        }
+        const bool drafts = w.sequence.drafts();
+        gpu::Sequence anew = both.decoder.begin(drafts);
+        for (size_t at = 0; at < w.text.size() - 1; at += kStepRowsMax) {
+            const gpu::Decoder::Reading piece{
+                &anew, std::span(w.text).subspan(
+                           at, std::min<size_t>(kStepRowsMax, w.text.size() - 1 - at))};
+            both.decoder.read(std::span(&piece, 1), 0);
+        }
+        std::vector<float> expected;
+        for (gpu::Sequence* const s : {&anew, &w.sequence}) {
+            ASSERT_EQ(s->length(), w.text.size() - 1);
+            std::vector<float> found;
+            if (drafts) {
+                both.decoder.catch_up(*s);
+                both.decoder.draft(*s, w.text.back());
+                for (uint32_t slot = 1; slot < block; ++slot) {
+                    const auto logits = both.decoder.draft_logits(slot);
+                    found.insert(found.end(), logits.begin(), logits.end());
+                }
+            }
+            const gpu::Decoder::Reading last{s, std::span(&w.text.back(), 1)};
+            both.decoder.read(std::span(&last, 1), 0);
+            const auto logits = both.decoder.logits(0);
+            found.insert(found.end(), logits.begin(), logits.end());
+            s->rewind(static_cast<uint32_t>(w.text.size()) - 1);
+            if (s == &anew) {
+                expected = std::move(found);
+            } else {
+                EXPECT_EQ(found, expected);
+            }
+        }
+    };
+    uint32_t rounds = 0, ahead = 0, ends = 0;
+    for (uint32_t turn = 0; turn < 200; ++turn) {
+        SCOPED_TRACE(turn);
+        Written& w = all[test::splitmix64(5, turn) % all.size()];
+        RoundsAsk ask = ask_for(turn, block);
+        // Rounds that draft nothing leave nothing for the drafter, which has seen less then.
+        ask.drafts = w.sequence.drafts() ? std::max(ask.drafts, 1u) : 0;
+        for (uint32_t i = 0; i <= turn % 5; ++i) {
+            if (w.text.size() == test::kContext) break;
+            const Round round = both.decoder.round(w.sequence, w.text.back(), ask);
+            ASSERT_GE(round.count, 1u);
+            ASSERT_LE(round.count, round.verified + 1);
+            ASSERT_LE(round.verified, round.drafted);
+            w.text.insert(w.text.end(), round.tokens, round.tokens + round.count);
+            ASSERT_LE(w.text.size(), test::kContext);
+            ++rounds;
+            ends += round.last;
+            ahead += both.decoder.runs_ahead(w.sequence);
+        }
+        if (turn % 7 == 0) both.decoder.stop_rounds();
+        if (turn % 3 == 0 && w.text.size() < test::kContext) expect_where_the_text_ends(w);
+        if (w.text.size() + 20 < test::kContext) continue;
+        // Full: back to its beginning, whatever runs ahead of it.
+        w.text.resize(5);
+        const uint32_t kept = w.sequence.rewind(4);
+        const gpu::Decoder::Reading again{&w.sequence, std::span(w.text).subspan(kept, 4 - kept)};
+        if (kept < 4) both.decoder.read(std::span(&again, 1), 0);
+    }
+    EXPECT_GT(rounds, 300u);
+    EXPECT_GT(ahead, 50u);
+    EXPECT_GT(ends, 20u);
+}
+
+// A round is what a step at a time would have been: the argmax of logits and noise, as far as the
+// rows agree; and none follows where it must not.
+TEST(GpuDecoder, RoundsChooseWhatStepsChoose) {
+    Both both;
+    const uint32_t vocab = both.target.packed.shape.vocab;
+    for (uint32_t turn = 0; turn < 12; ++turn) {
+        RoundsAsk ask = ask_for(turn, both.target.shape.block);
+        ask.depth.whole = turn % 2 == 0;
+        if (!ask.depth.whole) {
+            ask.depth.rate = 1;
+            ask.depth.seconds = {1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7};
+            ask.depth.stands.fill(turn % 4 == 1 ? 0.05 : 0.8);
+        }
+        std::vector<uint32_t> texts[2];
+        for (const bool in_rounds : {false, true}) {
+            std::vector<uint32_t>& text = texts[in_rounds];
+            text = seeded_tokens(6, vocab, turn);
+            gpu::Sequence s = both.decoder.begin(in_rounds);
+            const gpu::Decoder::Reading prompt{&s, std::span(text).first(5)};
+            both.decoder.read(std::span(&prompt, 1), 0);
+            while (text.size() < 60) {
+                if (in_rounds) {
+                    const Round round = both.decoder.round(s, text.back(), ask);
+                    text.insert(text.end(), round.tokens, round.tokens + round.count);
+                    EXPECT_TRUE(ask.depth.whole || turn % 4 != 1 || round.verified == 0);
+                    continue;
+                }
+                const gpu::Decoder::Reading next{&s, std::span(&text.back(), 1)};
+                both.decoder.read(std::span(&next, 1), 0);
+                text.push_back(HostRunner::choose(ask, both.decoder.logits(0),
+                                                  static_cast<uint32_t>(text.size()), nullptr));
+            }
+            text.resize(60);
+        }
+        EXPECT_EQ(texts[0], texts[1]) << turn;
+    }
+}
+
+TEST(GpuDecoder, RoundsEndWhereTheyMust) {
+    const auto made = [](const RoundsAsk& ask) {
+        Both both;
+        std::vector<uint32_t> text = seeded_tokens(6, both.target.packed.shape.vocab, 3);
+        gpu::Sequence s = both.decoder.begin(true);
+        const gpu::Decoder::Reading prompt{&s, std::span(text).first(5)};
+        both.decoder.read(std::span(&prompt, 1), 0);
+        for (bool last = false; !last;) {
+            const Round round = both.decoder.round(s, text.back(), ask);
+            text.insert(text.end(), round.tokens, round.tokens + round.count);
+            last = round.last;
+        }
+        return text;
+    };
+    RoundsAsk ask = ask_for(4, 8);
+    ask.tokens_max = 20;
+    const std::vector<uint32_t> whole = made(ask);
+    EXPECT_GE(whole.size(), 26u);
+    EXPECT_LT(whole.size(), 26u + kDepthRows);
+    // Behind a token that stops: wherever it comes in the round.
+    ask.stops = 2;
+    ask.stop[0] = ~0u;
+    ask.stop[1] = whole[15];
+    const std::vector<uint32_t> stopped = made(ask);
+    const auto first = std::ranges::find(whole.begin() + 6, whole.end(), whole[15]);
+    EXPECT_GT(stopped.size(), static_cast<size_t>(first - whole.begin()));
+    EXPECT_LE(stopped.size(), static_cast<size_t>(first - whole.begin()) + kDepthRows);
+    // At the end of the context, to the last token.
+    ask.stops = 0;
+    ask.context = 17;
+    EXPECT_EQ(made(ask).size(), 17u);
+    ask.context = 7;
+    EXPECT_EQ(made(ask).size(), 7u);
+}
+
 }  // namespace
 }  // namespace tessera

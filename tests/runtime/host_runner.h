@@ -2,9 +2,12 @@
 // they are such as a card takes.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -13,6 +16,7 @@
 #include "runtime/cpu.h"
 #include "runtime/gpu/runner.h"
 #include "runtime/kv_cache.h"
+#include "tiles/noise.h"
 
 namespace tessera::test {
 
@@ -92,6 +96,53 @@ class HostRunner : public gpu::Runner {
     }
     uint32_t live_experts() const override { return machine_.live_experts(); }
 
+    // ---- rounds, as the card makes them: slowly, by steps; how far ahead of who asks, by turns
+
+    void start_rounds(const gpu::RoundsInput& input) override {
+        EXPECT_FALSE(rounds_) << "rounds are under way";
+        rounds_ = input;
+        standing_ = input.from;
+        goes_on_ = true;
+    }
+    std::optional<Round> next_round() override {
+        for (uint32_t more = ++asked_ % 4; goes_on_ && made_.size() <= more;) make_round();
+        if (made_.empty()) {
+            rounds_.reset();
+            return std::nullopt;
+        }
+        const Round round = made_.front();
+        made_.pop_front();
+        return round;
+    }
+    void stop_rounds() override {
+        if (!goes_on_) return;
+        if (made_.empty() || ++asked_ % 2 > 0) make_round();
+        made_.back().last = 1;
+        goes_on_ = false;
+    }
+
+    // The plain rule; with a token's probability, if that is asked for.
+    static uint32_t choose(const RoundsAsk& ask, std::span<const float> logits, uint32_t position,
+                           float* confidence) {
+        const float top = *std::ranges::max_element(logits);
+        const NoiseSource noise(ask.seed, position);
+        uint32_t best = 0;
+        float best_score = -INFINITY;
+        for (uint32_t token = 0; token < logits.size(); ++token) {
+            const float score = ask.temperature > 0 ? (logits[token] - top) / ask.temperature +
+                                                          NoiseSource::noise(noise.hash(token))
+                                                    : logits[token];
+            if (score > best_score) best_score = score, best = token;
+        }
+        if (confidence == nullptr) return best;
+        const double temperature = ask.temperature > 0 ? ask.temperature : 1;
+        double sum = 0;
+        for (const float logit : logits)
+            sum += std::exp((double{logit} - logits[best]) / temperature);
+        *confidence = static_cast<float>(1 / sum);
+        return best;
+    }
+
     uint32_t runs[3] = {};  // by Pass
     uint32_t copied = 0;    // rows of logits
 
@@ -100,6 +151,52 @@ class HostRunner : public gpu::Runner {
     std::span<float> memory_of(uint32_t row) {
         const uint32_t vocab = machine_.weights().shape.vocab;
         return std::span(logits_).subspan(size_t{row} * vocab, vocab);
+    }
+
+    void make_round() {
+        const gpu::RoundsInput& in = *rounds_;
+        const RoundsAsk& ask = in.ask;
+        const Standing at = standing_;
+        const auto taps_at = [&](uint32_t position) {
+            return in.taps + size_t{position % in.taps_ring} * in.tap_columns;
+        };
+        Round round{};
+        round.drafted = drafts_of(ask, at);
+        uint32_t rows[kDepthRows] = {at.anchor};
+        if (round.drafted > 0) {
+            gpu::Step step{};
+            step.context_rows = at.length - at.drafted;
+            step.context_position = at.drafted;
+            for (uint32_t i = 0; i < step.context_rows; ++i)
+                step.context_taps[i] = taps_at(at.drafted + i);
+            step.rows = in.block;
+            step.logits_from = 1;
+            step.runs = 1;
+            step.run[0] = {0, in.block, at.length, in.seen_from, in.draft_cache};
+            step.tokens[0] = at.anchor;
+            for (uint32_t i = 0; i < in.block; ++i) step.positions[i] = at.length + i;
+            run(gpu::Pass::block, step, 0);
+            for (uint32_t i = 0; i < round.drafted; ++i)
+                rows[i + 1] = choose(ask, logits(i + 1), at.length + 1 + i, &round.confidence[i]);
+        }
+        round.verified = depth_of(ask, at, round.confidence, round.drafted);
+        gpu::Step step{};
+        step.rows = round.verified + 1;
+        step.runs = 1;
+        step.run[0] = {0, step.rows, at.length, 0, in.cache};
+        for (uint32_t i = 0; i < step.rows; ++i) {
+            step.tokens[i] = rows[i];
+            step.positions[i] = at.length + i;
+            if (ask.drafts > 0) step.taps[i] = taps_at(at.length + i);
+        }
+        run(gpu::Pass::target, step, 0);
+        for (uint32_t i = 0; i < step.rows; ++i)
+            round.tokens[i] = choose(ask, logits(i), at.length + 1 + i, nullptr);
+        round.count = tokens_of(rows, round.tokens, round.verified);
+        round.live_experts = live_experts();
+        goes_on_ = move_on(ask, round, standing_);
+        round.last = !goes_on_;
+        made_.push_back(round);
     }
 
     // What the kernel relies on (runtime/gpu/model.h).
@@ -124,6 +221,12 @@ class HostRunner : public gpu::Runner {
 
     CpuMachine& machine_;
     std::vector<float> logits_;  // kStepRowsMax, vocab
+
+    std::optional<gpu::RoundsInput> rounds_;  // under way
+    Standing standing_{};
+    bool goes_on_ = false;
+    std::deque<Round> made_;
+    uint32_t asked_ = 0;
 };
 
 }  // namespace tessera::test

@@ -23,8 +23,13 @@ struct Counts {
     uint32_t last;        // whether this block's arrival was the last of all blocks'
     uint32_t shared[2];   // groups of the phase that other blocks have parts of, or kNone
     uint32_t last_of[2];  // whether this block is the last of them
+    uint64_t passed;      // signals of the barrier that the block's first thread has waited for
+    Stamp stamp;          // of the phase
 };
 inline constexpr uint32_t kNone = ~0u;
+
+// Behind the routing, with the barrier that says that it is there (phases.cpp takes the place).
+static_assert(sizeof(PageBarrier) + sizeof(Counts) <= kCountsBytes);
 
 // What lies where in the block's shared memory.
 struct View {
@@ -91,7 +96,11 @@ struct Block : View {
     const Phase* phases;   // of the step, in the device's memory
     uint32_t first_phase;  // of this launch
     Ring ring;
-    Place place;  // in the ring: of the loader's next page, or of the phase's first
+    // How far this thread has come: in the ring (the loader's next page, or the phase's first), and
+    // how many pages were before.
+    Place place{};
+    uint32_t pages = 0;
+    uint32_t routed_turn = 0;  // of the loader: parity of the next routing
 
     // What the page in a place of the ring is.
     __device__ Page& label(const Place& at) const {

@@ -6,22 +6,10 @@
 #include "runtime/gpu/card.h"
 #include "runtime/gpu/machine.h"
 #include "runtime/gpu/plans.h"
+#include "runtime/gpu/rounds_machine.h"
 
 namespace tessera::gpu {
 namespace {
-
-class Stream {
-  public:
-    Stream() { check_device(cudaStreamCreate(&stream_), "making a stream"); }
-    Stream(const Stream&) = delete;
-    Stream& operator=(const Stream&) = delete;
-    ~Stream() { cudaStreamDestroy(stream_); }
-
-    cudaStream_t get() const { return stream_; }
-
-  private:
-    cudaStream_t stream_ = nullptr;
-};
 
 // Bytes of a cache that lie together.
 struct Piece {
@@ -104,6 +92,7 @@ class CardRunner : public Runner {
         target_.emplace(target_program(weights_, context, drafter_ ? &*drafter_ : nullptr),
                         weights_, options, stream_.get());
         rings_ = rings_of(weights_.shape, target_->cache());
+        rounds_.emplace(*target_, block_ ? &*block_ : nullptr, stream_.get());
     }
 
     std::unique_ptr<SequenceMemory> take_memory(bool drafts) override {
@@ -135,6 +124,10 @@ class CardRunner : public Runner {
         CHECK(copied == cudaSuccess);
     }
 
+    void start_rounds(const RoundsInput& input) override { rounds_->start(input); }
+    std::optional<Round> next_round() override { return rounds_->next(); }
+    void stop_rounds() override { rounds_->stop(); }
+
     std::span<const float> logits(uint32_t row) const override {
         const uint32_t vocab = target_->vocab();
         return logits_.all().subspan(size_t{row} * vocab, vocab);
@@ -151,6 +144,7 @@ class CardRunner : public Runner {
     DeviceWeights weights_;
     std::optional<DeviceWeights> drafter_;
     std::optional<Walker> target_, block_, context_;
+    std::optional<RoundsMachine> rounds_;
     std::vector<Piece> rings_;
     uint64_t taps_bytes_ = 0;
     PinnedMemory<float> logits_;   // kStepRowsMax, vocab

@@ -11,8 +11,7 @@ namespace tessera::gpu {
 template <typename Faults>
 class Consumers : private Activations {
   public:
-    // `base`: signals that the barrier had before this launch.
-    __device__ Consumers(Block& block, uint64_t base) : Activations(block), passed_(base) {
+    __device__ explicit Consumers(Block& block) : Activations(block) {
         if (threadIdx.x == 0) b_.counts().shared[0] = b_.counts().shared[1] = kNone;
     }
 
@@ -24,21 +23,22 @@ class Consumers : private Activations {
             if (threadIdx.x < kPhaseWords)
                 reinterpret_cast<uint32_t*>(&b_.phase(i))[threadIdx.x] = word;
             if (i + 1 < end) word = word_of(i + 1);
-            const uint64_t arrived = stamp();
+            stamp(&Stamp::arrived);
             sync_consumers();
             // Of a launch's first phase the launch itself is the barrier.
             if (b_.phase(i).barrier && i > begin) all_blocks(i);
-            const uint64_t began = stamp();
+            stamp(&Stamp::began);
             phase(i);
+            stamp(&Stamp::ended);
             if (net_.stamps != nullptr && threadIdx.x == 0)
-                net_.stamps[i * gridDim.x + blockIdx.x] = {arrived, began, prepared_, streamed_,
-                                                           now_ns()};
+                net_.stamps[i * gridDim.x + blockIdx.x] = b_.counts().stamp;
         }
     }
 
   private:
-    __device__ uint64_t stamp() const {
-        return net_.stamps != nullptr && threadIdx.x == 0 ? now_ns() : 0;
+    // In shared memory until the phase is over: as variables they took eight registers.
+    __device__ __forceinline__ void stamp(uint64_t Stamp::*when) const {
+        if (net_.stamps != nullptr && threadIdx.x == 0) b_.counts().stamp.*when = now_ns();
     }
 
     static constexpr uint32_t kPhaseWords = sizeof(Phase) / 4;
@@ -50,10 +50,10 @@ class Consumers : private Activations {
 
     // After sync_consumers; before phase `index`.
     __device__ void all_blocks(uint32_t index) {
-        passed_ += gridDim.x;
         if (threadIdx.x == 0) {
+            const uint64_t all = b_.counts().passed += gridDim.x;
             if (Faults::signals(index)) signal(net_.barrier);
-            wait(net_.barrier, passed_, b_.distress());
+            wait(net_.barrier, all, b_.distress());
         }
         sync_consumers();
     }
@@ -75,7 +75,7 @@ class Consumers : private Activations {
         if (threadIdx.x < kDepositSlots)
             b_.counts().added[threadIdx.x] = b_.counts().finished[threadIdx.x] = 0;
         sync_consumers();
-        prepared_ = stamp();
+        stamp(&Stamp::prepared);
         matrix(p);
         if (p.moe && p.op == Op::down) {
             sync_consumers();
@@ -105,7 +105,7 @@ class Consumers : private Activations {
             const float* done = nullptr;    // sums of a group that is complete
             uint32_t group = 0, order = 0;  // which, and the how-manieth of the block's
             if (!tail) {
-                if (in_page == 0) page = b_.wait_page(place, pages_ + n);
+                if (in_page == 0) page = b_.wait_page(place, b_.pages + n);
                 multiply_pieces(format, b_.ring.page(place) + in_page * unit_bytes,
                                 token_of(p, page) + page.first * piece_columns(format), page.pieces,
                                 sums);
@@ -127,7 +127,7 @@ class Consumers : private Activations {
                     n += kConsumers;
                 }
             } else {
-                streamed_ = stamp();
+                stamp(&Stamp::streamed);
                 if (!p.moe) done = take_shared(p, pages, group);
             }
             if (done != nullptr) {
@@ -137,7 +137,7 @@ class Consumers : private Activations {
             if (tail) break;
         }
         b_.place.advance(b_.ring.depth, pages.count);
-        pages_ += pages.count;
+        b_.pages += pages.count;
     }
 
     // Where the columns of token lane / 4 begin. Of an expert's down it has a row for each of its
@@ -278,10 +278,6 @@ class Consumers : private Activations {
         return net_.partials + p.partials +
                (uint64_t{group} * p.pieces_max + piece) * p.group_units * kUnitSums;
     }
-
-    uint64_t passed_;                       // signals of the barrier that have been waited for
-    uint32_t pages_ = 0;                    // of phases before, in this launch
-    uint64_t prepared_ = 0, streamed_ = 0;  // of this phase: see Stamp
 };
 
 }  // namespace tessera::gpu

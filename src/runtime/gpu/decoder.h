@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 
@@ -12,22 +13,36 @@
 
 namespace tessera::gpu {
 
+class Decoder;
+
 class Sequence {
   public:
-    uint32_t length() const { return course_.length(); }  // tokens read
-    bool drafts() const { return memory_->draft_cache != nullptr; }
+    uint32_t length() const { return state_->course.length(); }  // tokens read
+    bool drafts() const { return state_->memory->draft_cache != nullptr; }
 
-    // As tessera::Sequence has them.
+    // As tessera::Sequence has them. To go back, if only to length(), drops rounds that were made
+    // and not asked for; before that there is no mark to be made.
     void mark();
     uint32_t rewind(uint32_t length);
 
   private:
     friend class Decoder;
-    Sequence(std::unique_ptr<SequenceMemory> memory, uint32_t taps_ring)
-        : memory_(std::move(memory)), course_(taps_ring) {}
 
-    std::unique_ptr<SequenceMemory> memory_;
-    Course course_;
+    struct State {
+        Decoder& decoder;
+        std::unique_ptr<SequenceMemory> memory;
+        Course course;
+        std::deque<Round> ahead{};  // rounds that were made and not asked for
+        bool keeps_taps = false;    // in rounds
+    };
+    // Memory that a card still writes to is not given back.
+    struct Landed {
+        void operator()(State* state) const;
+    };
+
+    explicit Sequence(State* state) : state_(state) {}
+
+    std::unique_ptr<State, Landed> state_;
 };
 
 class Decoder {
@@ -56,11 +71,29 @@ class Decoder {
     void draft(Sequence& sequence, uint32_t anchor);
     std::span<const float> draft_logits(uint32_t slot) const { return runner_.logits(slot); }
 
+    // ---- Rounds: the machine drafts, verifies and chooses, and runs ahead of whoever asks.
+
+    // The next round of a text that ends with `anchor`, the one token that the sequence has not
+    // read. Afterwards the round's last token is that one; length() may be further, by rounds that
+    // were made and not asked for. `ask` is heeded where a run of rounds begins: behind the last
+    // one's end, and after anything else was done with the sequence.
+    Round round(Sequence& sequence, uint32_t anchor, const RoundsAsk& ask);
+    // Whether the next round is there, or was begun.
+    bool runs_ahead(const Sequence& sequence) const;
+    // Begins no more of those under way.
+    void stop_rounds();
+
     // Of the last read: its steps, and their distinct experts, summed over layers and steps.
     uint32_t steps() const { return steps_; }
     uint32_t live_experts() const { return live_experts_; }
 
   private:
+    friend class Sequence;
+
+    // Waits until no rounds are under way; what they brought is kept for who asks.
+    void land();
+    void start_rounds(Sequence& sequence, uint32_t anchor, const RoundsAsk& ask);
+    void follow(Sequence::State& state, const Round& round) const;
     uint16_t* taps_at(const Sequence& sequence, uint32_t position) const;
     void add(const Reading& reading, uint32_t begin, uint32_t count, Step& step) const;
     void run(Step& step, uint32_t first, uint32_t logits_from);
@@ -73,6 +106,7 @@ class Decoder {
     const DrafterShape* drafter_;
     uint32_t tap_columns_ = 0;
     uint32_t steps_ = 0, live_experts_ = 0;
+    Sequence::State* flying_ = nullptr;  // whose rounds are under way
 };
 
 }  // namespace tessera::gpu

@@ -53,6 +53,21 @@ class DeviceMemory {
     uint64_t bytes_ = 0;
 };
 
+class Stream {
+  public:
+    explicit Stream(unsigned flags = cudaStreamDefault) {
+        check_device(cudaStreamCreateWithFlags(&stream_, flags), "making a stream");
+    }
+    Stream(const Stream&) = delete;
+    Stream& operator=(const Stream&) = delete;
+    ~Stream() { cudaStreamDestroy(stream_); }
+
+    cudaStream_t get() const { return stream_; }
+
+  private:
+    cudaStream_t stream_ = nullptr;
+};
+
 // Host memory that the device reads and writes.
 template <typename T>
 class PinnedMemory {

@@ -27,14 +27,14 @@ class Loader {
             const Phase p = b_.phases[i];
             if (p.matrix.data == nullptr) continue;
             if (b_.routes(p, i)) {
-                wait(b_.routed(), routed_, Awaited::kFullPage, b_.distress());
-                routed_ ^= 1;
+                wait(b_.routed(), b_.routed_turn, Awaited::kFullPage, b_.distress());
+                b_.routed_turn ^= 1;
             }
             const Pages pages(p, p.moe ? b_.routing().live : 0);
             // Each lane finds out about one of 32 pages; then kTogether at a time ask for them.
             for (uint32_t first = 0; first < pages.count; first += 32) {
                 Page page = pages.at(p, min(first + lane_, pages.count - 1));
-                page.number = loaded_ + lane_;
+                page.number = b_.pages + lane_;
                 const bool last = first + lane_ + 1 == pages.count;
                 const std::byte* from =
                     p.matrix.data + (p.moe ? b_.routing().expert[page.slot] * p.expert_bytes : 0) +
@@ -51,7 +51,7 @@ class Loader {
                     __syncwarp();
                 }
                 b_.place.advance(b_.ring.depth, count);
-                loaded_ += count;
+                b_.pages += count;
             }
         }
     }
@@ -73,8 +73,6 @@ class Loader {
     Block& b_;
     uint32_t lane_;
     uint64_t policy_;
-    uint32_t routed_ = 0;  // parity of the next routing
-    uint32_t loaded_ = 0;  // pages, since the launch
 };
 
 }  // namespace tessera::gpu

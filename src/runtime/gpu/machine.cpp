@@ -19,8 +19,12 @@ struct Note {
     uint32_t thread;
     uint64_t needed, seen;
 };
-constexpr const char* kAwaited[] = {"nothing", "the barrier of all blocks", "a page of weights",
-                                    "an empty place for a page", "another warp of the block"};
+constexpr const char* kAwaited[] = {"nothing",
+                                    "the barrier of all blocks",
+                                    "a page of weights",
+                                    "an empty place for a page",
+                                    "another warp of the block",
+                                    "the end of a round"};
 
 std::vector<float> angles_of(const Shape& s, uint32_t positions) {
     std::vector<float> frequencies = rotary_frequencies(s.full);
@@ -75,19 +79,8 @@ Walker::Walker(const Program& program, const DeviceWeights& weights, const Optio
     n.part_chunks = list_.part_chunks;
     n.distress = distress_.data();
 
-    // What is left of a block's shared memory is the ring.
-    n.shared = list_.shared;
     const uint32_t available = find_card().shared_bytes;
-    constexpr uint32_t kPlace = kPageBytes + 16;  // and its two barriers
-    constexpr uint32_t kPagesMin = kConsumers + 5;
-    if (n.shared.ring + kPagesMin * kPlace > available)
-        fail(
-            "GPU: activations of 8 rows take {} kB of a block's {} kB of shared memory, which "
-            "leaves no "
-            "room for weights; more ranks, or the CPU, would do",
-            n.shared.ring >> 10, available >> 10);
-    n.shared.pages = std::min((available - n.shared.ring) / kPlace, kRingPagesMax);
-    n.shared.bytes = n.shared.ring + n.shared.pages * kPlace;
+    n.shared = lay_out(list_.needs, available);
     check_device(options.kernel->prepare(available), "loading the kernel");
 
     const std::vector<float> angles = angles_of(s, r.context);
@@ -172,7 +165,7 @@ void Walker::capture() {
         "capturing");
     for (uint32_t i = 0; i < list_.phases.size(); ++i) {
         check_device(options_.kernel->launch(
-                         {&network_, reinterpret_cast<const Phase*>(phases_.data()), i, i + 1,
+                         {&network_, device_phases(), i, i + 1,
                           reinterpret_cast<const Step*>(step_.data()), 0, blocks_, false},
                          stream_),
                      "capturing a phase");
@@ -193,11 +186,11 @@ void Walker::launch(const Step& step) {
         check(cudaMemcpyAsync(step_.data(), input_.data(), sizeof(Step), cudaMemcpyHostToDevice,
                               stream_),
               "copying a step");
-        check(options_.kernel->launch({&network_, reinterpret_cast<const Phase*>(phases_.data()), 0,
-                                       static_cast<uint32_t>(list_.phases.size()),
-                                       reinterpret_cast<const Step*>(step_.data()),
-                                       launches_ * barriers_ * blocks_, blocks_, true},
-                                      stream_),
+        check(options_.kernel->launch(
+                  {&network_, device_phases(), 0, static_cast<uint32_t>(list_.phases.size()),
+                   reinterpret_cast<const Step*>(step_.data()), launches_ * barriers_ * blocks_,
+                   blocks_, true},
+                  stream_),
               "launching");
     }
     ++launches_;
@@ -208,10 +201,9 @@ void Walker::launch_phase(const Step& step, uint32_t index) {
     check(
         cudaMemcpyAsync(step_.data(), input_.data(), sizeof(Step), cudaMemcpyHostToDevice, stream_),
         "copying a step");
-    check(options_.kernel->launch(
-              {&network_, reinterpret_cast<const Phase*>(phases_.data()), index, index + 1,
-               reinterpret_cast<const Step*>(step_.data()), 0, blocks_, false},
-              stream_),
+    check(options_.kernel->launch({&network_, device_phases(), index, index + 1,
+                                   reinterpret_cast<const Step*>(step_.data()), 0, blocks_, false},
+                                  stream_),
           "launching a phase");
 }
 
@@ -230,7 +222,7 @@ void Walker::check(cudaError_t result, const char* what) const {
                     sizeof(note));
         if (note.awaited == 0) continue;
         fmt::print(stderr, "  block {}, thread {}: waited for {}: {} needed, {} seen\n", block,
-                   note.thread, kAwaited[std::min(note.awaited, 4u)], note.needed, note.seen);
+                   note.thread, kAwaited[std::min(note.awaited, 5u)], note.needed, note.seen);
     }
     std::abort();
 }

@@ -50,6 +50,8 @@ class Walker {
     uint32_t live_experts() const;
 
     const std::vector<Phase>& phases() const { return list_.phases; }
+    const SharedNeeds& needs() const { return list_.needs; }
+    const Phase* device_phases() const { return reinterpret_cast<const Phase*>(phases_.data()); }
     const CacheLayout& cache() const { return cache_; }
     uint32_t blocks() const { return blocks_; }
     uint32_t ring_pages() const { return network_.shared.pages; }

@@ -19,7 +19,8 @@ inline constexpr uint32_t kConsumers = 15;  // warps of a block; one more loads.
                                             // of an SM's four parts leave a thread 128 registers
 inline constexpr uint32_t kDepositSlots = 2;  // units whose sums wait to be added up
 inline constexpr uint32_t kRingPagesMax = 40;
-inline constexpr uint32_t kKeyTile = 16;  // positions that lie together in a cache
+inline constexpr uint32_t kCountsBytes = 128;  // of a block's counts, in shared memory
+inline constexpr uint32_t kKeyTile = 16;       // positions that lie together in a cache
 
 // One kind of attention, on this rank.
 struct Heads {
@@ -77,7 +78,7 @@ struct Phase {
 };
 
 struct Shared {  // bytes from the start of a block's shared memory
-    uint32_t activations, activation_bytes;
+    uint32_t activations;
     uint32_t deposits, sums, contributions, routing, step, phases, labels, ring;
     uint32_t pages;  // of the ring
     uint32_t bytes;

@@ -64,7 +64,6 @@ class Compiler {
         refuse_what_does_not_fit();
         for (const Tile& tile : program.tiles)
             if (tile.rank == 0) add(tile);
-        lay_out();
     }
 
     PhaseList result() { return std::move(out_); }
@@ -202,7 +201,7 @@ class Compiler {
         partials_ += uint64_t{groups} * p.pieces_max * group_units * kUnitRows * kRowsMax;
         out_.partial_floats = std::max(out_.partial_floats, partials_);
         need_activations(activation_bytes(m.columns, kRowsMax));
-        out_.shared.sums = std::max(out_.shared.sums, group_units);
+        out_.needs.sums = std::max(out_.needs.sums, group_units);
         return p;
     }
 
@@ -238,16 +237,16 @@ class Compiler {
         for (size_t e = 0; e < layer.experts.size(); ++e)
             CHECK((layer.experts[e].*which).data == p.matrix.data + e * p.expert_bytes);
         p.vector = layer.correction_bias.data();  // a launch of its own routes anew
-        out_.shared.sums = std::max(out_.shared.sums, 2u);
+        out_.needs.sums = std::max(out_.needs.sums, 2u);
         if (p.op == Op::gate_up) {
             need_activations(activation_bytes(p.matrix.columns, kRowsMax));
             return;
         }
         need_activations(activation_bytes(p.matrix.columns, kRowsMax * s_.experts_per_token + 1));
-        direct_ = direct_ && p.unit_pages() == 1;
+        out_.needs.direct = out_.needs.direct && p.unit_pages() == 1;
         const uint32_t own = (p.matrix.units() + blocks_ - 1) / blocks_;
-        out_.shared.contributions = std::max<uint32_t>(
-            out_.shared.contributions, kRoutePairs * own * kUnitRows * sizeof(float));
+        out_.needs.contributions = std::max<uint32_t>(
+            out_.needs.contributions, kRoutePairs * own * kUnitRows * sizeof(float));
     }
 
     void attend(const Tile& tile) {
@@ -311,31 +310,7 @@ class Compiler {
     }
 
     void need_activations(uint32_t bytes) {
-        out_.shared.activation_bytes = std::max(out_.shared.activation_bytes, bytes);
-    }
-
-    // Until here `shared` has sizes; from here on, places.
-    void lay_out() {
-        Shared& at = out_.shared;
-        const uint32_t sums = kDepositSlots * at.sums * kUnitRows * kRowsMax * sizeof(float);
-        const uint32_t contributions = at.contributions;
-        uint32_t next = 0;
-        const auto take = [&](uint32_t bytes) {
-            const uint32_t first = next;
-            next = padded(next + bytes, 128);
-            return first;
-        };
-        at.activations = take(at.activation_bytes);
-        const uint32_t deposits = kDepositSlots * kConsumers * kUnitRows * kRowsMax * sizeof(float);
-        at.deposits = take(deposits);
-        at.sums = take(sums);
-        // Where every expert's unit is one page, what it gives needs no deposits.
-        at.contributions = direct_ && contributions <= deposits ? at.deposits : take(contributions);
-        at.routing = take(sizeof(Routing) + 128);
-        at.step = take(sizeof(Step));
-        at.phases = take(2 * sizeof(Phase));
-        at.labels = take(kRingPagesMax * kLabelBytes);
-        at.ring = next;
+        out_.needs.activations = std::max(out_.needs.activations, bytes);
     }
 
     const PlanRequest& r_;
@@ -346,7 +321,6 @@ class Compiler {
     PhaseList out_;
     Tile norm_, context_norm_;
     bool context_taken_ = false;
-    bool direct_ = true;  // every expert's unit of down is one page
     uint64_t partials_ = 0;
 };
 
@@ -385,6 +359,45 @@ Heads heads_of(const AttentionShape& a, uint32_t ranks, uint32_t angles, uint32_
 PhaseList phases_of(const Program& program, const DeviceWeights& weights, const CacheLayout& cache,
                     uint32_t blocks) {
     return Compiler(program, weights, cache, blocks).result();
+}
+
+SharedNeeds SharedNeeds::with(const SharedNeeds& other) const {
+    return {std::max(activations, other.activations), std::max(sums, other.sums),
+            std::max(contributions, other.contributions), direct && other.direct};
+}
+
+Shared lay_out(const SharedNeeds& needs, uint32_t available) {
+    Shared at{};
+    uint32_t next = 0;
+    const auto take = [&](uint32_t bytes) {
+        const uint32_t first = next;
+        next = padded(next + bytes, 128);
+        return first;
+    };
+    constexpr uint32_t kSlotBytes = kDepositSlots * kUnitRows * kRowsMax * sizeof(float);
+    constexpr uint32_t kDeposits = kConsumers * kSlotBytes;
+    at.activations = take(needs.activations);
+    at.deposits = take(kDeposits);
+    at.sums = take(needs.sums * kSlotBytes);
+    // Where every expert's unit is one page, what it gives needs no deposits.
+    at.contributions =
+        needs.direct && needs.contributions <= kDeposits ? at.deposits : take(needs.contributions);
+    at.routing = take(sizeof(Routing) + kCountsBytes);
+    at.step = take(sizeof(Step));
+    at.phases = take(2 * sizeof(Phase));
+    at.labels = take(kRingPagesMax * kLabelBytes);
+    at.ring = next;
+
+    constexpr uint32_t kPlace = kPageBytes + 16;  // and its two barriers
+    constexpr uint32_t kPagesMin = kConsumers + 5;
+    if (at.ring + kPagesMin * kPlace > available)
+        fail(
+            "GPU: activations of 8 rows take {} kB of a block's {} kB of shared memory, which "
+            "leaves no room for weights; more ranks, or the CPU, would do",
+            at.ring >> 10, available >> 10);
+    at.pages = std::min((available - at.ring) / kPlace, kRingPagesMax);
+    at.bytes = at.ring + at.pages * kPlace;
+    return at;
 }
 
 uint64_t phase_bytes(const Phase& phase) {

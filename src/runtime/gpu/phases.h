@@ -19,9 +19,20 @@ struct CacheLayout {
     CacheLayout(const Shape& shape, uint32_t ranks, uint32_t context);
 };
 
+// What phases want of a block's shared memory.
+struct SharedNeeds {
+    uint32_t activations = 0;    // bytes
+    uint32_t sums = 0;           // units of a group
+    uint32_t contributions = 0;  // bytes
+    bool direct = true;          // every expert's unit of down is one page
+
+    // What serves either.
+    SharedNeeds with(const SharedNeeds& other) const;
+};
+
 struct PhaseList {
     std::vector<Phase> phases;
-    Shared shared{};        // that the phases need; without the ring
+    SharedNeeds needs;
     uint32_t counters = 0;  // of arrivals
     uint64_t partial_floats = 0;
     uint64_t part_floats = 0;  // of attention: for all its queries
@@ -35,6 +46,10 @@ Heads heads_of(const AttentionShape& a, uint32_t ranks, uint32_t angles, uint32_
 // the kernels do not take (which layer, and what).
 PhaseList phases_of(const Program& program, const DeviceWeights& weights, const CacheLayout& cache,
                     uint32_t blocks);
+
+// What lies where, of `available` bytes: what is left is the ring. Throws Error if that is too
+// short.
+Shared lay_out(const SharedNeeds& needs, uint32_t available);
 
 // Bytes of weights that a phase reads, of one expert where there are many.
 uint64_t phase_bytes(const Phase& phase);

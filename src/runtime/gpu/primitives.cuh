@@ -14,7 +14,7 @@ namespace tessera::gpu {
 
 constexpr uint64_t kSpinLimitNs = 2'000'000'000;
 
-enum class Awaited : uint32_t { kNothing, kEvent, kFullPage, kEmptyPage, kDeposits };
+enum class Awaited : uint32_t { kNothing, kEvent, kFullPage, kEmptyPage, kDeposits, kVerdict };
 
 // What a block leaves behind when it gives up. A board has one entry a block, in pinned host
 // memory.
@@ -62,6 +62,12 @@ __device__ inline void signal(uint64_t* event, uint64_t by = 1) {
 // The same for an event with one writer: a store, no atomic.
 __device__ inline void publish(uint64_t* event, uint64_t count) {
     asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(event), "l"(count) : "memory");
+}
+
+// For the host, in its memory: release at system scope, so that who reads the count there with
+// acquire sees what this thread wrote before.
+__device__ inline void publish_to_host(uint64_t* count, uint64_t to) {
+    asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(count), "l"(to) : "memory");
 }
 
 // Signals and says what the count is now: the last to arrive learns it without a wait. Its acquire

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "runtime/gpu/model.h"
+#include "runtime/rounds.h"
 
 namespace tessera::gpu {
 
@@ -26,6 +28,22 @@ class SequenceMemory {
     uint16_t* taps = nullptr;          // bf16  taps_ring rows, tap columns; the same
 };
 
+static_assert(kRowsMax == kDepthRows);
+
+// Rounds of one sequence, and all that a machine has to know of it.
+struct RoundsInput {
+    RoundsAsk ask;
+    Standing from;
+    std::byte* cache;
+    // Of one that drafts; what it leaves for the drafter is kept.
+    std::byte* draft_cache;
+    uint16_t* taps;
+    uint32_t block;        // rows of the drafter's step
+    uint32_t taps_ring;    // position p's taps lie at row p % taps_ring
+    uint32_t tap_columns;  // of a row
+    uint32_t seen_from;    // the first position that the drafter still has
+};
+
 class Runner {
   public:
     virtual ~Runner() = default;
@@ -39,6 +57,14 @@ class Runner {
 
     // f32 [vocab] of a row below kStepRowsMax; the host's, until a step leaves another there.
     virtual std::span<const float> logits(uint32_t row) const = 0;
+
+    // Begins rounds, at least one of them; until next_round() has said that they have ended,
+    // nothing else is asked of the runner.
+    virtual void start_rounds(const RoundsInput& input) = 0;
+    // The next round, once it is over; none behind the last.
+    virtual std::optional<Round> next_round() = 0;
+    // The last round is one of those that are under way, or were made.
+    virtual void stop_rounds() = 0;
 
     // Distinct experts of the target's last step, summed over layers.
     virtual uint32_t live_experts() const = 0;

@@ -20,12 +20,12 @@ __global__ __launch_bounds__(kBlockThreads, 1) void walk(const __grid_constant__
     Block block{{net, memory},
                 phases,
                 begin,
-                Ring::at(memory + net.shared.ring, net.shared.pages, kPageBytes),
-                {}};
+                Ring::at(memory + net.shared.ring, net.shared.pages, kPageBytes)};
     if (threadIdx.x == 0) {
         init(block.routed(), 1);
         block.ring.init(1);
         block.counts() = {};
+        block.counts().passed = passed;
     }
     // No page has the number that is one less than the first's.
     if (threadIdx.x < block.ring.depth) block.label({threadIdx.x, 0}).number = ~0u;
@@ -39,7 +39,7 @@ __global__ __launch_bounds__(kBlockThreads, 1) void walk(const __grid_constant__
     for (uint32_t i = threadIdx.x; i < sizeof(Step) / 4; i += kConsumerThreads)
         reinterpret_cast<uint32_t*>(&block.step())[i] = reinterpret_cast<const uint32_t*>(step)[i];
     sync_consumers();
-    Consumers<Faults>(block, passed).run(begin, end);
+    Consumers<Faults>(block).run(begin, end);
 }
 
 template <typename Faults>
