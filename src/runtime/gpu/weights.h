@@ -1,4 +1,4 @@
-// Weights in the device's memory, in the CPU's tile order.
+// Weights in the device's memory, in the CPU's tile order but for mxfp4's bits (tiles/e2m1_gpu.h).
 #pragma once
 
 #include <cstdint>
