@@ -98,6 +98,27 @@ std::byte* copy(const void* from, uint64_t bytes, std::vector<DeviceMemory>& mem
     return to;
 }
 
+// As DeviceWeights::gains.
+const bf16* copy_gains(const PackedRank& from, std::vector<DeviceMemory>& memory) {
+    std::vector<bf16> gains;
+    bool exact = true;
+    const auto add = [&](std::span<const float> values) {
+        for (const float value : values) {
+            gains.push_back(to_bf16(value));
+            exact &= to_float(gains.back()) == value;
+        }
+    };
+    for (const PackedLayer& layer : from.layers) {
+        add(layer.input_norm);
+        add(layer.post_norm);
+    }
+    add(from.norm);
+    add(from.context_norm);
+    return exact ? reinterpret_cast<const bf16*>(
+                       copy(gains.data(), gains.size() * sizeof(bf16), memory))
+                 : nullptr;
+}
+
 void copy_rank(const PackedWeights& weights, uint32_t rank, DeviceWeights& out) {
     const PackedRank& from = weights.ranks[rank];
     out.shape = weights.shape;
@@ -109,6 +130,7 @@ void copy_rank(const PackedWeights& weights, uint32_t rank, DeviceWeights& out) 
     const Moved moved(from.arena, copy(from.arena.data(), from.arena.bytes(), out.memory));
     for (PackedLayer& layer : out.layers) moved(layer);
     moved(out.norm);
+    out.gains = copy_gains(from, out.memory);
 }
 
 }  // namespace
@@ -192,6 +214,12 @@ class Maker {
         return {reinterpret_cast<const float*>(to), values.size()};
     }
     std::span<const float> ones(uint32_t count) { return floats(std::vector<float>(count, 1.0f)); }
+    // Of `norms` norms, as DeviceWeights::gains.
+    const bf16* gains(uint32_t norms, uint32_t hidden) {
+        const std::vector<bf16> ones(size_t{norms} * hidden, to_bf16(1.0f));
+        return reinterpret_cast<const bf16*>(
+            copy(ones.data(), ones.size() * sizeof(bf16), out_.memory));
+    }
 
     const bf16* rows(uint64_t count) {
         std::byte* const to = take(count * sizeof(bf16));
@@ -262,6 +290,7 @@ DeviceWeights random_weights(const Shape& s, uint32_t ranks, uint32_t experts, u
         }
     }
     out.norm = make.ones(s.hidden);
+    out.gains = make.gains(2 * s.layers + 1, s.hidden);
     out.head = make.matrix(stored_format(s, Linear::head, 0), out.vocab.count(), s.hidden);
     out.embedding = make.rows(uint64_t{s.vocab} * s.hidden);
     check_device(cudaDeviceSynchronize(), "filling weights");
@@ -295,6 +324,7 @@ DeviceWeights random_drafter(const DrafterShape& drafter, const DeviceWeights& t
     out.fuse = make.matrix(Format::bf16, hidden, taps * hidden / ranks);
     out.context_norm = make.ones(hidden);
     out.norm = make.ones(hidden);
+    out.gains = make.gains(2 * drafter.layers + 2, hidden);
     out.mask = make.rows(hidden);
     out.head = target.head;
     out.embedding = target.embedding;

@@ -26,6 +26,10 @@ struct DeviceWeights {
     std::span<const float> context_norm;
     const bf16* mask = nullptr;  // hidden
 
+    // The gains of all norms once more, as bf16, if that is what they are; else null. A row of
+    // hidden values each: of every layer input_norm and post_norm, then norm, then context_norm.
+    const bf16* gains = nullptr;
+
     std::vector<DeviceMemory> memory;  // that all this lies in
 
     uint64_t bytes() const;
