@@ -181,7 +181,7 @@ class Compiler {
         return p;
     }
 
-    // `row`: of DeviceWeights::gains.
+    // `row`: of bf16_gains.
     void set_gains(Phase& p, std::span<const float> gain, uint32_t row) const {
         p.gain = gain.data();
         if (weights_.gains != nullptr)

@@ -98,27 +98,6 @@ std::byte* copy(const void* from, uint64_t bytes, std::vector<DeviceMemory>& mem
     return to;
 }
 
-// As DeviceWeights::gains.
-const bf16* copy_gains(const PackedRank& from, std::vector<DeviceMemory>& memory) {
-    std::vector<bf16> gains;
-    bool exact = true;
-    const auto add = [&](std::span<const float> values) {
-        for (const float value : values) {
-            gains.push_back(to_bf16(value));
-            exact &= to_float(gains.back()) == value;
-        }
-    };
-    for (const PackedLayer& layer : from.layers) {
-        add(layer.input_norm);
-        add(layer.post_norm);
-    }
-    add(from.norm);
-    add(from.context_norm);
-    return exact ? reinterpret_cast<const bf16*>(
-                       copy(gains.data(), gains.size() * sizeof(bf16), memory))
-                 : nullptr;
-}
-
 void copy_rank(const PackedWeights& weights, uint32_t rank, DeviceWeights& out) {
     const PackedRank& from = weights.ranks[rank];
     out.shape = weights.shape;
@@ -130,7 +109,10 @@ void copy_rank(const PackedWeights& weights, uint32_t rank, DeviceWeights& out) 
     const Moved moved(from.arena, copy(from.arena.data(), from.arena.bytes(), out.memory));
     for (PackedLayer& layer : out.layers) moved(layer);
     moved(out.norm);
-    out.gains = copy_gains(from, out.memory);
+    const std::vector<bf16> gains = bf16_gains(from);
+    if (!gains.empty())
+        out.gains = reinterpret_cast<const bf16*>(
+            copy(gains.data(), gains.size() * sizeof(bf16), out.memory));
 }
 
 }  // namespace
@@ -139,6 +121,24 @@ uint64_t DeviceWeights::bytes() const {
     uint64_t bytes = 0;
     for (const DeviceMemory& block : memory) bytes += block.bytes();
     return bytes;
+}
+
+std::vector<bf16> bf16_gains(const PackedRank& weights) {
+    std::vector<bf16> gains;
+    bool exact = true;
+    const auto add = [&](std::span<const float> values) {
+        for (const float value : values) {
+            gains.push_back(to_bf16(value));
+            exact &= to_float(gains.back()) == value;
+        }
+    };
+    for (const PackedLayer& layer : weights.layers) {
+        add(layer.input_norm);
+        add(layer.post_norm);
+    }
+    add(weights.norm);
+    add(weights.context_norm);
+    return exact ? gains : std::vector<bf16>{};
 }
 
 DeviceWeights upload(const PackedWeights& weights, uint32_t rank) {
@@ -214,7 +214,7 @@ class Maker {
         return {reinterpret_cast<const float*>(to), values.size()};
     }
     std::span<const float> ones(uint32_t count) { return floats(std::vector<float>(count, 1.0f)); }
-    // Of `norms` norms, as DeviceWeights::gains.
+    // As bf16_gains: of `norms` norms.
     const bf16* gains(uint32_t norms, uint32_t hidden) {
         const std::vector<bf16> ones(size_t{norms} * hidden, to_bf16(1.0f));
         return reinterpret_cast<const bf16*>(
