@@ -7,10 +7,10 @@
 // 6, 7, 8 and 15 of each half, so a pair costs a shift and a mask wherever its eight bits keep
 // those distances. Three pairs do, turned by 0, 6 and -6; a fourth has no such place left (no four
 // turns of {6, 7, 8, 15} fill 16 bits). Its bits are what two other shifts differ in: each is an
-// XOR, so the places left hold whatever makes it come out. Shifts to the left are multiplications,
-// which leave the GPU's logic unit alone.
+// XOR, so the places left hold whatever makes it come out. Shifts to the left can be
+// multiplications, which leave the GPU's logic unit alone.
 //
-//   bits of a half   0 1 2 9    3 4 10 11              5 12 13 14    6 7 8 15
+//   bits of a half   0 1 2 9    3 4 10 11               5 12 13 14    6 7 8 15
 //   belong to        pair 2     pair 3, beside others   pair 1        pair 0
 //
 // Eight operations a word: four masks and four shifts. In the CPU's order it is fifteen; bits that
