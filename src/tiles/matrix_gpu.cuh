@@ -1,7 +1,8 @@
 // One panel of a matrix against eight tokens, by one warp: the matrix kernels of the GPU. It reads
-// the CPU's tile order (tiles/packed.h) as it is: weights are the M operand of mma.m16n8k16, a
-// unit's 16 rows by 16 columns, and the eight tokens are N. Sums are float, one after another in
-// the order of columns; a token's sum does not depend on the others'.
+// the CPU's tile order (tiles/packed.h) as it is, but for the bits within a word of mxfp4
+// (tiles/e2m1_gpu.h): weights are the M operand of mma.m16n8k16, a unit's 16 rows by 16 columns,
+// and the eight tokens are N. Sums are float, one after another in the order of columns; a token's
+// sum does not depend on the others'.
 //
 // The tile order was made for lanes of a vector, and fits a warp without a move: of the 64-byte
 // group (4 bytes of each of 16 rows) a lane takes the 8 bytes of two neighbouring rows, so that a
@@ -19,6 +20,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tiles/e2m1_gpu.h"
 #include "tiles/packed.h"
 #include "tiles/rows_gpu.cuh"
 
@@ -63,15 +65,6 @@ __device__ inline void mma(Sums& c, uint32_t a0, uint32_t a1, uint32_t a2, uint3
         "{%0, %1, %2, %3};"
         : "+f"(c.at[0]), "+f"(c.at[1]), "+f"(c.at[2]), "+f"(c.at[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-// Columns 2n and 2n + 1 of a word of mxfp4, as bf16 times 2^-126: sign to the top, the other three
-// bits across the border of exponent and mantissa, where e2m1's subnormal is bf16's.
-template <uint32_t n>
-__device__ inline uint32_t e2m1_pair(uint32_t word) {
-    const uint32_t sign = word << (12 - 4 * n);
-    const uint32_t rest = n < 2 ? word << (n < 2 ? 6 - 4 * n : 0) : word >> (n < 2 ? 0 : 4 * n - 6);
-    return (rest & 0x01c001c0u) | (sign & 0x80008000u);
 }
 
 // Four columns of fp8 (bytes 0, 2, 1, 3) times their scale, rounded to bf16. e4m3's bits in a
@@ -127,10 +120,9 @@ __device__ inline void multiply_piece(const std::byte* piece, const uint16_t* to
             const uint4 x = load_shared<uint4>(token + (4 * block + q) * 8);
             const uint32_t scales = load_shared<uint16_t>(piece + block * kUnitRows + 2 * g);
             Sums of_block;
-            mma(of_block, e2m1_pair<0>(w.x), e2m1_pair<0>(w.y), e2m1_pair<1>(w.x),
-                e2m1_pair<1>(w.y), x.x, x.y);
-            mma(of_block, e2m1_pair<2>(w.x), e2m1_pair<2>(w.y), e2m1_pair<3>(w.x),
-                e2m1_pair<3>(w.y), x.z, x.w);
+            const E2m1Pairs a = e2m1_pairs(w.x), b = e2m1_pairs(w.y);
+            mma(of_block, a.at[0], b.at[0], a.at[1], b.at[1], x.x, x.y);
+            mma(of_block, a.at[2], b.at[2], a.at[3], b.at[3], x.z, x.w);
             const float s0 = __uint_as_float((scales & 255u) << 23);
             const float s1 = __uint_as_float(scales >> 8 << 23);
             Sums& sum = block % 2 == 0 ? sums.even : sums.odd;

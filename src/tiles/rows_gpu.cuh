@@ -60,6 +60,33 @@ __device__ inline float high_half(uint32_t both) {
     return __uint_as_float(both & 0xffff0000u);
 }
 
+// Products of two pairs of bf16, rounded once: bit for bit what multiplying floats and rounding to
+// bf16 gives, by one instruction instead of seven. A product of two such values has 16 bits, which
+// a float holds exactly down to 2^-134, half of the least bf16; what is smaller becomes zero either
+// way, and neither way flushes subnormal values.
+__device__ inline uint32_t multiply_bf16(uint32_t a, uint32_t b) {
+    uint32_t product;
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+    return product;
+}
+
+// The gains of eight columns where a checkpoint has them as floats.
+struct FloatGains {
+    float at[8];
+
+    __device__ static FloatGains ask(const float* from) {
+        const float4 a = __ldg(reinterpret_cast<const float4*>(from));
+        const float4 b = __ldg(reinterpret_cast<const float4*>(from) + 1);
+        return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+    }
+    __device__ FloatGains times(float power_of_two) const {
+        FloatGains out;
+#pragma unroll
+        for (uint32_t i = 0; i < 8; ++i) out.at[i] = at[i] * power_of_two;
+        return out;
+    }
+};
+
 // Eight bf16 values, which a thread reads and writes at once.
 struct Eight {
     uint32_t at[4];
@@ -68,32 +95,52 @@ struct Eight {
         const uint4 v = *reinterpret_cast<const uint4*>(from);
         return {{v.x, v.y, v.z, v.w}};
     }
+    // Gains, which nobody writes meanwhile.
+    __device__ static Eight ask(const uint16_t* from) {
+        const uint4 v = __ldg(reinterpret_cast<const uint4*>(from));
+        return {{v.x, v.y, v.z, v.w}};
+    }
     __device__ void store(uint16_t* to) const {
         *reinterpret_cast<uint4*>(to) = {at[0], at[1], at[2], at[3]};
     }
     __device__ float squares() const {
-        float sum = 0;
-#pragma unroll
-        for (const uint32_t both : at)
-            sum += low_half(both) * low_half(both) + high_half(both) * high_half(both);
-        return sum;
+        const auto of_pair = [&](uint32_t both) {
+            return low_half(both) * low_half(both) + high_half(both) * high_half(both);
+        };
+        return of_pair(at[0]) + of_pair(at[1]) + of_pair(at[2]) + of_pair(at[3]);
     }
     // bf16(bf16(x * inverse) * gain). A power of two in `gain` scales the result and rounds nothing
     // else.
-    __device__ Eight normed(float inverse, const float gain[8]) const {
+    __device__ Eight normed(float inverse, const FloatGains& gains) const {
         Eight out;
 #pragma unroll
-        for (uint32_t i = 0; i < 4; ++i)
-            out.at[i] = pack_bf16(round_to_bf16(low_half(at[i]) * inverse) * gain[2 * i],
-                                  round_to_bf16(high_half(at[i]) * inverse) * gain[2 * i + 1]);
+        for (uint32_t i = 0; i < 4; ++i) {
+            const uint32_t even = rounded(i, inverse);
+            out.at[i] =
+                pack_bf16(low_half(even) * gains.at[2 * i], high_half(even) * gains.at[2 * i + 1]);
+        }
         return out;
     }
-    __device__ Eight times(float power_of_two) const {
+    __device__ Eight normed(float inverse, const Eight& gains) const {
         Eight out;
 #pragma unroll
         for (uint32_t i = 0; i < 4; ++i)
-            out.at[i] = pack_bf16(low_half(at[i]) * power_of_two, high_half(at[i]) * power_of_two);
+            out.at[i] = multiply_bf16(rounded(i, inverse), gains.at[i]);
         return out;
+    }
+    // A power of two that is a bf16 value.
+    __device__ Eight times(float power_of_two) const {
+        const uint32_t both = pack_bf16(power_of_two, power_of_two);
+        Eight out;
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) out.at[i] = multiply_bf16(at[i], both);
+        return out;
+    }
+
+  private:
+    // bf16(x * inverse) of a pair.
+    __device__ uint32_t rounded(uint32_t pair, float inverse) const {
+        return pack_bf16(low_half(at[pair]) * inverse, high_half(at[pair]) * inverse);
     }
 };
 

@@ -89,6 +89,18 @@ TEST_F(Gpu, TheSameStepGivesTheSameBitsAgainAndAgain) {
     }
 }
 
+// Gains as pairs of bf16 are a shorter way to the same bits.
+TEST_F(Gpu, GainsAsFloatsGiveTheSameBits) {
+    const Toy toy(test::toy_shape(kShapes[0].second));
+    const PackedWeights packed = toy.pack();
+    const auto tokens = seeded_tokens(48, packed.shape.vocab);
+    gpu::DeviceWeights floats = gpu::upload(packed, 0);
+    ASSERT_NE(floats.gains, nullptr);
+    floats.gains = nullptr;
+    EXPECT_EQ(Device(std::move(floats), Path::persistent).read_all(tokens, 8),
+              Device(packed, Path::persistent).read_all(tokens, 8));
+}
+
 // Few and short steps of a small model, for tools that make a kernel a hundred times slower.
 TEST_F(Gpu, ASmallModelForTheSanitizers) {
     const Toy toy(test::toy_shape(kShapes[0].second));

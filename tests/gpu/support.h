@@ -40,7 +40,10 @@ class Device {
   public:
     Device(const PackedWeights& packed, gpu::Path path, uint32_t context = kGpuContext,
            const gpu::Kernel& kernel = gpu::kWalk)
-        : weights_(gpu::upload(packed, 0)),
+        : Device(gpu::upload(packed, 0), path, context, kernel) {}
+    Device(gpu::DeviceWeights weights, gpu::Path path, uint32_t context = kGpuContext,
+           const gpu::Kernel& kernel = gpu::kWalk)
+        : weights_(std::move(weights)),
           walker_(gpu::target_program(weights_, context, nullptr), weights_,
                   {.path = path, .context = context, .kernel = &kernel}, stream()),
           cache_(walker_.cache()) {}

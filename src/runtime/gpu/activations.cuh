@@ -66,13 +66,22 @@ class Activations : protected Results {
 #pragma unroll
         for (uint32_t row = 0; row < kTokens; ++row)
             squares[row * kConsumerThreads + threadIdx.x] = sums[row];
+        if (p.gains != nullptr) {
+            scale_rows<Eight>(p, p.gains, rows, width);
+        } else {
+            scale_rows<FloatGains>(p, p.gain, rows, width);
+        }
+    }
+
+    // What normalize has left in shared memory, by its squares and the gains.
+    template <typename Gains, typename Value>
+    __device__ __forceinline__ void scale_rows(const Phase& p, const Value* gains, uint32_t rows,
+                                               uint32_t width) {
+        uint16_t* const out = b_.activations();
+        float* const squares = b_.deposits();
         // The gains of the first columns are on their way meanwhile.
-        float gain[8];
-        const auto ask = [&](uint32_t at) {
-#pragma unroll
-            for (uint32_t i = 0; i < 8; ++i) gain[i] = at < width ? __ldg(p.gain + at + i) : 0.0f;
-        };
-        ask(threadIdx.x * 8);
+        const auto ask = [&](uint32_t at) { return at < width ? Gains::ask(gains + at) : Gains{}; };
+        Gains gain = ask(threadIdx.x * 8);
         sync_consumers();
         if (p.tap > 0 && blockIdx.x < rows) keep_tap(p, blockIdx.x);
         float inverse = 0;
@@ -85,16 +94,17 @@ class Activations : protected Results {
         sync_consumers();
         if (warp_ < kTokens && threadIdx.x % 32 == 0) squares[warp_] = inverse;
         sync_consumers();
+        float inverses[kTokens];
+#pragma unroll
+        for (uint32_t row = 0; row < kTokens; ++row) inverses[row] = squares[row];
 #pragma unroll 1
         for (uint32_t at = threadIdx.x * 8; at < width; at += kConsumerThreads * 8) {
-            float own[8];
+            const Gains own = gain.times(kActivationScale);
+            gain = ask(at + kConsumerThreads * 8);
 #pragma unroll
-            for (uint32_t i = 0; i < 8; ++i) own[i] = gain[i] * kActivationScale;
-            ask(at + kConsumerThreads * 8);
-#pragma unroll 2
             for (uint32_t row = 0; row < kTokens; ++row) {
                 uint16_t* const to = out + row * stride_ + at;
-                Eight::load(to).normed(squares[row], own).store(to);
+                Eight::load(to).normed(inverses[row], own).store(to);
             }
         }
     }

@@ -1,4 +1,5 @@
 #include "runtime/gpu/fill.h"
+#include "tiles/e2m1_gpu.h"
 
 namespace tessera::gpu {
 namespace {
@@ -25,7 +26,9 @@ __device__ uint32_t word_of(Format format, uint64_t index, float size, uint64_t 
     const uint32_t in_panel = static_cast<uint32_t>(index % (panel_bytes(format) / 4));
     switch (format) {
         case Format::mxfp4: {
-            if (in_panel >= panel_scale_bytes(format) / 4) return bits;
+            // Any bits would do. These are the values that the CPU's order would give them, so that
+            // a seed's weights are the same whatever the GPU's order is.
+            if (in_panel >= panel_scale_bytes(format) / 4) return e2m1_for_gpu(bits);
             // A weight is at most 6 scales; a quarter of the scales are twice the others.
             const auto exponent = static_cast<uint32_t>(floorf(log2f(size / 6.0f))) + 127;
             return exponent * 0x01010101u + (bits & bits >> 1 & 0x01010101u);
@@ -49,7 +52,19 @@ __global__ void fill(uint32_t* data, uint64_t words, Format format, float size, 
         data[i] = word_of(format, i, size, seed);
 }
 
+__global__ void arrange(uint32_t* panels, uint64_t words) {
+    constexpr uint32_t kWords = panel_bytes(Format::mxfp4) / 4;
+    for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < words;
+         i += uint64_t{gridDim.x} * blockDim.x)
+        if (i % kWords >= panel_scale_bytes(Format::mxfp4) / 4) panels[i] = e2m1_for_gpu(panels[i]);
+}
+
 }  // namespace
+
+cudaError_t arrange_mxfp4(std::byte* panels, uint64_t bytes) {
+    arrange<<<1024, 256>>>(reinterpret_cast<uint32_t*>(panels), bytes / 4);
+    return cudaGetLastError();
+}
 
 cudaError_t fill_panels(std::byte* data, uint64_t bytes, Format format, float size, uint64_t seed) {
     fill<<<1024, 256>>>(reinterpret_cast<uint32_t*>(data), bytes / 4, format, size, seed);

@@ -70,6 +70,7 @@ struct Phase {
     uint64_t partials;      // floats: where they begin
     uint64_t expert_bytes;  // from one expert's matrix to the next's
     const float* gain;      // of the norm
+    const uint16_t* gains;  // bf16  the same, if that is what all of the network's are; else null
     const float* vector;    // sinks, a router's bias, or gains of a drafter's heads
     CachePlace cache;
 

@@ -169,12 +169,22 @@ class Compiler {
         p.norm = norm_.slot;
         p.tap = norm_.part;
         const PackedLayer& of = weights_.layers[norm_.layer];
-        p.gain = (norm_.slot == kNormInput  ? of.input_norm
-                  : norm_.slot == kNormPost ? of.post_norm
-                                            : weights_.norm)
-                     .data();
+        if (norm_.slot == kNormInput) {
+            set_gains(p, of.input_norm, 2u * norm_.layer);
+        } else if (norm_.slot == kNormPost) {
+            set_gains(p, of.post_norm, 2u * norm_.layer + 1);
+        } else {
+            set_gains(p, weights_.norm, 2 * s_.layers);
+        }
         norm_.part = 0;
         return p;
+    }
+
+    // `row`: of bf16_gains.
+    void set_gains(Phase& p, std::span<const float> gain, uint32_t row) const {
+        p.gain = gain.data();
+        if (weights_.gains != nullptr)
+            p.gains = reinterpret_cast<const uint16_t*>(weights_.gains) + uint64_t{row} * s_.hidden;
     }
 
     // Cut so that blocks have even shares of it.
@@ -279,7 +289,7 @@ class Compiler {
             tile.layer = static_cast<uint16_t>(i);
             Phase& p = phase(tile);
             p.norm = kNormContext;
-            p.gain = weights_.context_norm.data();
+            set_gains(p, weights_.context_norm, 2 * s_.layers + 1);
             p.barrier = i == 0;
             p.keeps = i > 0;
             p.vector = weights_.layers[i].key_norm.data();

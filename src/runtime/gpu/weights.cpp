@@ -46,13 +46,20 @@ void check_scales(const PackedMatrix& matrix, uint32_t layer) {
     }
 }
 
-// What a copy of an arena is on the device.
+// What a copy of an arena is on the device. A matrix is moved once: mxfp4 is arranged on the way.
 class Moved {
   public:
     Moved(const Arena& arena, std::byte* to)
         : from_(arena.data()), to_(to), bytes_(arena.bytes()) {}
 
-    void operator()(PackedMatrix& matrix) const { matrix.data = at(matrix.data); }
+    void operator()(PackedMatrix& matrix) const {
+        std::byte* const data = at(matrix.data);
+        matrix.data = data;
+        if (data == nullptr || matrix.format != Format::mxfp4) return;
+        // Here rather than before the copy: reading and writing it once in the device's memory is
+        // nothing beside the bus, and takes no second copy.
+        check_device(arrange_mxfp4(data, matrix.bytes()), "arranging weights");
+    }
     void operator()(std::span<const float>& values) const {
         if (values.empty()) return;
         values = {
@@ -73,7 +80,7 @@ class Moved {
     }
 
   private:
-    const std::byte* at(const std::byte* host) const {
+    std::byte* at(const std::byte* host) const {
         if (host == nullptr) return nullptr;
         CHECK(host >= from_ && host < from_ + bytes_);
         return to_ + (host - from_);
@@ -102,6 +109,10 @@ void copy_rank(const PackedWeights& weights, uint32_t rank, DeviceWeights& out) 
     const Moved moved(from.arena, copy(from.arena.data(), from.arena.bytes(), out.memory));
     for (PackedLayer& layer : out.layers) moved(layer);
     moved(out.norm);
+    const std::vector<bf16> gains = bf16_gains(from);
+    if (!gains.empty())
+        out.gains = reinterpret_cast<const bf16*>(
+            copy(gains.data(), gains.size() * sizeof(bf16), out.memory));
 }
 
 }  // namespace
@@ -110,6 +121,24 @@ uint64_t DeviceWeights::bytes() const {
     uint64_t bytes = 0;
     for (const DeviceMemory& block : memory) bytes += block.bytes();
     return bytes;
+}
+
+std::vector<bf16> bf16_gains(const PackedRank& weights) {
+    std::vector<bf16> gains;
+    bool exact = true;
+    const auto add = [&](std::span<const float> values) {
+        for (const float value : values) {
+            gains.push_back(to_bf16(value));
+            exact &= to_float(gains.back()) == value;
+        }
+    };
+    for (const PackedLayer& layer : weights.layers) {
+        add(layer.input_norm);
+        add(layer.post_norm);
+    }
+    add(weights.norm);
+    add(weights.context_norm);
+    return exact ? gains : std::vector<bf16>{};
 }
 
 DeviceWeights upload(const PackedWeights& weights, uint32_t rank) {
@@ -129,6 +158,7 @@ DeviceWeights upload(const PackedWeights& weights, uint32_t rank) {
     Moved(from.arena, out.memory.front().data())(out.head);
     out.embedding = reinterpret_cast<const bf16*>(
         copy(weights.embedding.data(), weights.embedding.size_bytes(), out.memory));
+    check_device(cudaDeviceSynchronize(), "arranging weights");
     return out;
 }
 
@@ -149,6 +179,7 @@ DeviceWeights upload_drafter(const PackedWeights& weights, const DeviceWeights& 
     std::ranges::transform(weights.mask, mask.begin(), to_bf16);
     out.mask =
         reinterpret_cast<const bf16*>(copy(mask.data(), mask.size() * sizeof(bf16), out.memory));
+    check_device(cudaDeviceSynchronize(), "arranging weights");
     return out;
 }
 
@@ -183,6 +214,12 @@ class Maker {
         return {reinterpret_cast<const float*>(to), values.size()};
     }
     std::span<const float> ones(uint32_t count) { return floats(std::vector<float>(count, 1.0f)); }
+    // As bf16_gains: of `norms` norms.
+    const bf16* gains(uint32_t norms, uint32_t hidden) {
+        const std::vector<bf16> ones(size_t{norms} * hidden, to_bf16(1.0f));
+        return reinterpret_cast<const bf16*>(
+            copy(ones.data(), ones.size() * sizeof(bf16), out_.memory));
+    }
 
     const bf16* rows(uint64_t count) {
         std::byte* const to = take(count * sizeof(bf16));
@@ -253,6 +290,7 @@ DeviceWeights random_weights(const Shape& s, uint32_t ranks, uint32_t experts, u
         }
     }
     out.norm = make.ones(s.hidden);
+    out.gains = make.gains(2 * s.layers + 1, s.hidden);
     out.head = make.matrix(stored_format(s, Linear::head, 0), out.vocab.count(), s.hidden);
     out.embedding = make.rows(uint64_t{s.vocab} * s.hidden);
     check_device(cudaDeviceSynchronize(), "filling weights");
@@ -286,6 +324,7 @@ DeviceWeights random_drafter(const DrafterShape& drafter, const DeviceWeights& t
     out.fuse = make.matrix(Format::bf16, hidden, taps * hidden / ranks);
     out.context_norm = make.ones(hidden);
     out.norm = make.ones(hidden);
+    out.gains = make.gains(2 * drafter.layers + 2, hidden);
     out.mask = make.rows(hidden);
     out.head = target.head;
     out.embedding = target.embedding;

@@ -1,4 +1,4 @@
-// Weights in the device's memory, in the CPU's tile order.
+// Weights in the device's memory, in the CPU's tile order but for mxfp4's bits (tiles/e2m1_gpu.h).
 #pragma once
 
 #include <cstdint>
@@ -26,10 +26,16 @@ struct DeviceWeights {
     std::span<const float> context_norm;
     const bf16* mask = nullptr;  // hidden
 
+    const bf16* gains = nullptr;  // as bf16_gains, or null
+
     std::vector<DeviceMemory> memory;  // that all this lies in
 
     uint64_t bytes() const;
 };
+
+// The gains of all norms as bf16, a row of hidden values each: of every layer input_norm and
+// post_norm, then norm, then context_norm. Empty if one of them is no bf16 value.
+std::vector<bf16> bf16_gains(const PackedRank& weights);
 
 // Copies a rank of packed weights to the device. Throws Error if they do not fit, or if a scale of
 // its experts is beyond what the kernels unpack exactly (matrix_gpu.cuh).
