@@ -20,8 +20,10 @@ class Sampler {
     // `sampling` has no problem(). Allocates here and never again.
     Sampler(const Sampling& sampling, uint32_t vocab);
 
-    // Whether a token is the argmax of its logits and the noise, with no mask between.
+    // Whether a token is the argmax of its logits and the noise, with no mask between; and whether
+    // it is with none but top-p and min-p.
     bool plain() const;
+    bool sorts_nothing() const { return sampling_.temperature == 0 || sampling_.top_k == 0; }
 
     uint32_t vocab() const { return static_cast<uint32_t>(sorted_.size()); }
 

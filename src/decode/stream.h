@@ -92,10 +92,9 @@ class Stream {
 
     // ---- or a step that the model's owner makes by itself, choosing as this stream would
 
-    // Whether it can: tokens are the argmax of logits and noise, and nobody wants to see the
-    // logits.
+    // Whether it can: nothing but top-p and min-p masks the logits, and nobody wants to see them.
     bool plain() const {
-        return sampler_.plain() && guide_ == nullptr && counts_.empty() && !watching_;
+        return sampler_.sorts_nothing() && guide_ == nullptr && counts_.empty() && !watching_;
     }
     // Whether the text's own end stood in it before: then plan() may know better than a block.
     bool repeats_itself();

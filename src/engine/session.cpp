@@ -42,8 +42,7 @@ struct Session::State {
           std::unique_ptr<Text> before = nullptr)
         : model(std::move(from)),
           text(before ? std::move(before) : backend().begin(speculation.mode != Speculate::kOff)),
-          temperature(sampling.temperature),
-          seed(sampling.seed),
+          rule(sampling),
           speculates(speculation.mode != Speculate::kOff),
           learns(speculation.mode == Speculate::kAuto),
           learnt(parts().experience_at(sampling.temperature)),
@@ -86,8 +85,7 @@ struct Session::State {
 
     Model model;
     std::unique_ptr<Text> text;
-    float temperature;
-    uint64_t seed;
+    Sampling rule;
     bool speculates;
     bool learns;  // for later sessions
     std::optional<Experience>& learnt;
@@ -343,8 +341,10 @@ std::optional<RoundsAsk> Session::State::rounds_of(const Controller::Plan& plan)
     const std::vector<Token>& ends = model.info().end_tokens;
     if (ends.size() > kStopTokensMax) return std::nullopt;
     RoundsAsk ask;
-    ask.temperature = temperature;
-    ask.seed = seed;
+    ask.temperature = rule.temperature;
+    ask.top_p = rule.top_p;
+    ask.min_p = rule.min_p;
+    ask.seed = rule.seed;
     ask.tokens_max = kTokensMax;
     ask.context = model.info().context_tokens;
     ask.stops = static_cast<uint32_t>(ends.size());

@@ -15,8 +15,10 @@ inline constexpr uint32_t kStopTokensMax = 8;
 // been chosen, nor where the context has no room for another token.
 struct RoundsAsk {
     // A token is the argmax of its logits, divided by the temperature, and the noise of its seed
-    // and position (decode/sample.h); at temperature 0 of its logits.
+    // and position, among those that top-p and min-p leave (decode/sample.h); at temperature 0 of
+    // its logits.
     float temperature = 0;
+    float top_p = 1, min_p = 0;
     uint64_t seed = 0;
     uint32_t drafts = 0;       // a round, below the drafter's block; 0: nothing is drafted
     uint32_t first_depth = 0;  // of the first round, if not 0: whatever the policy says

@@ -101,11 +101,12 @@ const char* const kPrompts[] = {
 };
 
 std::vector<Sampling> samplings() {
-    std::vector<Sampling> all(4);
+    std::vector<Sampling> all(6);
     all[1].temperature = 0.7f;
-    all[2].temperature = 1;
-    all[3].temperature = 1;
+    for (size_t i = 2; i < all.size(); ++i) all[i].temperature = 1;
     all[3].top_p = 0.9f;
+    all[4].min_p = 0.05f;
+    all[5].top_k = 40;  // the host's: the card does not sort
     for (size_t i = 1; i < all.size(); ++i) all[i].seed = 11 + i;
     return all;
 }
@@ -209,7 +210,7 @@ TEST(Rounds, AnythingMayComeBetween) {
                 break;
             }
             case 2: {  // another answer on the same memory
-                const Sampling& sampling = all[draw(4)];
+                const Sampling& sampling = all[draw(6)];
                 const Speculation& mode = kModes[draw(5)];
                 both([&](Session& s) { s.restart(sampling, mode); });
                 break;

@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -121,18 +122,38 @@ class HostRunner : public gpu::Runner {
         goes_on_ = false;
     }
 
+    // What the masks leave: sorted, and summed up.
+    static float lowest_kept(const RoundsAsk& ask, std::span<const float> logits) {
+        std::vector<float> sorted(logits.begin(), logits.end());
+        std::ranges::sort(sorted, std::greater<>());
+        const auto weight = [&](float logit) {
+            return std::exp((double{logit} - sorted[0]) / ask.temperature);
+        };
+        double all = 0, sum = 0;
+        for (const float logit : sorted) all += weight(logit);
+        float lowest = sorted[0];
+        for (const float logit : sorted) {
+            if (ask.top_p < 1 && sum >= ask.top_p * all) break;
+            if (weight(logit) < ask.min_p) break;
+            lowest = logit;
+            sum += weight(logit);
+        }
+        return lowest;
+    }
+
     // The plain rule; with a token's probability, if that is asked for.
     static uint32_t choose(const RoundsAsk& ask, std::span<const float> logits, uint32_t position,
                            float* confidence) {
         const float top = *std::ranges::max_element(logits);
         const NoiseSource noise(ask.seed, position);
+        const float lowest = ask.temperature > 0 ? lowest_kept(ask, logits) : -INFINITY;
         uint32_t best = 0;
         float best_score = -INFINITY;
         for (uint32_t token = 0; token < logits.size(); ++token) {
             const float score = ask.temperature > 0 ? (logits[token] - top) / ask.temperature +
                                                           NoiseSource::noise(noise.hash(token))
                                                     : logits[token];
-            if (score > best_score) best_score = score, best = token;
+            if (logits[token] >= lowest && score > best_score) best_score = score, best = token;
         }
         if (confidence == nullptr) return best;
         const double temperature = ask.temperature > 0 ? ask.temperature : 1;

@@ -18,8 +18,9 @@ struct Told {
     uint32_t rows[kRowsMax];  // what the model reads: the anchor, then drafts
     uint32_t drafts;          // of this round's block
     uint32_t goes_on;
-    uint32_t made;   // rounds
-    uint64_t began;  // ns
+    bool open[kRowsMax];  // rows whose choice the masks may still refuse
+    uint32_t made;        // rounds
+    uint64_t began;       // ns
     // Where the consumers stand in the ring, and how many pages were before.
     Place place;
     uint32_t pages;
@@ -105,9 +106,8 @@ class Writer {
         }
         pass(l_.drafter);
         const Network& net = l_.drafter.network;
-        choose({net.logits + net.vocab, told_.drafts, net.vocab, told_.at.length + 1,
-                l_.input.ask.temperature, l_.input.ask.seed},
-               told_.rows + 1, told_.round.confidence);
+        choose(ballot(net, net.logits + net.vocab, told_.drafts), told_.rows + 1,
+               told_.round.confidence);
         if (first_thread()) told_.round.draft_ns = lap();
     }
 
@@ -135,9 +135,7 @@ class Writer {
         if (blockIdx.x == 0 && first_thread())
             *l_.stopping = *static_cast<const volatile uint32_t*>(l_.stop);
         const Network& net = l_.target.network;
-        choose({net.logits, told_.round.verified + 1, net.vocab, told_.at.length + 1,
-                l_.input.ask.temperature, l_.input.ask.seed},
-               told_.round.tokens, nullptr);
+        choose(ballot(net, net.logits, told_.round.verified + 1), told_.round.tokens, nullptr);
         if (blockIdx.x == 0 && threadIdx.x < 32) count_experts();
         if (first_thread()) conclude();
         sync_consumers();
@@ -174,6 +172,13 @@ class Writer {
         return static_cast<uint32_t>(now - began);
     }
 
+    // Both the first draft and the first choice follow the anchor.
+    __device__ Ballot ballot(const Network& net, const float* logits, uint32_t rows) const {
+        const RoundsAsk& ask = l_.input.ask;
+        return {logits,          rows,      net.vocab, told_.at.length + 1,
+                ask.temperature, ask.top_p, ask.min_p, ask.seed};
+    }
+
     // The tokens of all rows to `to`; their probabilities, if that is asked for. All consumers of
     // all blocks; the logits are there once all have come here.
     __device__ void choose(const Ballot& ballot, uint32_t* to, float* probability) {
@@ -191,15 +196,16 @@ class Writer {
         if (mine) chosen = top = highest(l_.tops, row);
         if (ballot.temperature > 0 || probability != nullptr) {
             if (mine) {
-                const uint64_t best = ballot.temperature > 0 ? chooser.best(top) : top;
+                const uint64_t best = ballot.temperature > 0 ? chooser.best(top, -INFINITY) : top;
                 const float sum = probability != nullptr ? chooser.sum(value_of_key(top)) : 0;
                 if (lane == 0) {
-                    l_.bests[at] = best;
+                    l_.bests[0][at] = best;
                     l_.sums[at] = sum;
                 }
             }
             all_blocks();
-            if (mine) chosen = highest(l_.bests, row);
+            if (mine) chosen = highest(l_.bests[0], row);
+            if (ballot.masks()) chosen = masked(ballot, chooser, top, chosen);
         }
         if (mine) {
             const uint32_t token = token_of_key(chosen);
@@ -213,6 +219,48 @@ class Writer {
             if (lane == 0) to[row] = token;
         }
         sync_consumers();
+    }
+
+    // From the choice among all tokens to the one among those that the masks leave: a warp's, of
+    // its row. All consumers of all blocks.
+    __device__ uint64_t masked(const Ballot& ballot, const Chooser& chooser, uint64_t top,
+                               uint64_t chosen) {
+        const uint32_t lane = threadIdx.x % 32, row = threadIdx.x / 32;
+        const uint64_t at = uint64_t{row} * gridDim.x + blockIdx.x;
+        bool open = row < ballot.rows;
+#pragma unroll 1
+        for (uint32_t turn = 0;; turn ^= 1) {
+            const uint32_t token = token_of_key(chosen);
+            if (open) {
+                const float floor = chooser.logit(token), most = value_of_key(top);
+                const double above = chooser.weight_above(most, floor);
+                const double all = chooser.weight_above(most, -INFINITY);
+                const uint64_t next = chooser.best(top, floor);
+                if (lane == 0) {
+                    l_.above[turn][at] = above;
+                    l_.all[turn][at] = all;
+                    l_.bests[turn ^ 1][at] = next;
+                }
+            }
+            all_blocks();
+            if (open) {
+                open = !chooser.keeps(top, token, total(l_.above[turn], row),
+                                      total(l_.all[turn], row));
+                if (open) chosen = highest(l_.bests[turn ^ 1], row);
+            }
+            if (lane == 0 && row < kRowsMax) told_.open[row] = open;
+            sync_consumers();
+            bool any = false;
+            for (const bool one : told_.open) any |= one;
+            if (!any) return chosen;
+        }
+    }
+
+    __device__ double total(const double* found, uint32_t row) const {
+        double sum = 0;
+        for (uint32_t i = threadIdx.x % 32; i < gridDim.x; i += 32)
+            sum += found[row * gridDim.x + i];
+        return warp_sum(sum);
     }
 
     // Of what all blocks have found for a row.

@@ -26,9 +26,12 @@ struct RoundsLaunch {
     uint32_t blocks;
     uint32_t layers;  // of the target
 
-    // What blocks find in their shares of the vocabulary: [row][block].
+    // What blocks find in their shares of the vocabulary: [row][block]. What is looked for several
+    // times has two places, in turn: a block may write while another still reads.
     uint64_t* tops;
-    uint64_t* bests;
+    uint64_t* bests[2];
+    double* above[2];  // weights, and those of all
+    double* all[2];
     float* sums;
     const uint32_t* stop;  // what the host writes to ask for an end
     uint32_t* stopping;    // what was seen of it

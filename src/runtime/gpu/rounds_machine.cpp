@@ -23,15 +23,24 @@ RoundsMachine::RoundsMachine(const Walker& target, const Walker* drafter, cudaSt
     l.blocks = target.blocks();
     l.layers = static_cast<uint32_t>(target.cache().layers.size());
     const uint64_t places = uint64_t{kRowsMax} * l.blocks;
-    memory_ = DeviceMemory(places * (2 * sizeof(uint64_t) + sizeof(float)) + 2 * sizeof(uint64_t));
+    memory_ = DeviceMemory(8 * (8 * places + 3));  // at most eight bytes each
     memory_.clear();
-    l.tops = reinterpret_cast<uint64_t*>(memory_.data());
-    l.bests = l.tops + places;
-    uint64_t* const barrier = l.bests + places;
-    l.sums = reinterpret_cast<float*>(barrier + 1);
-    auto* const flags = reinterpret_cast<uint32_t*>(l.sums + places);
-    l.stop = flags;
-    l.stopping = flags + 1;
+    uint64_t* next = reinterpret_cast<uint64_t*>(memory_.data());
+    const auto take = [&]<typename T>(T*& pointer, uint64_t count) {
+        pointer = reinterpret_cast<T*>(next);
+        next += count;
+    };
+    uint64_t* barrier = nullptr;
+    take(barrier, 1);
+    take(l.stop, 1);
+    take(l.stopping, 1);
+    take(l.tops, places);
+    for (uint32_t turn = 0; turn < 2; ++turn) {
+        take(l.bests[turn], places);
+        take(l.above[turn], places);
+        take(l.all[turn], places);
+    }
+    take(l.sums, places);
     l.rounds = rounds_.data();
     l.made = made_.data();
 
