@@ -13,20 +13,50 @@
 
 #include <cstdint>
 
+#include "tiles/attention_gpu.h"
 #include "tiles/matrix_gpu.cuh"
 #include "tiles/rows_gpu.cuh"
 
 namespace tessera::gpu {
 
-inline constexpr uint32_t kQueries = 16;    // of a task: the M of an mma
-inline constexpr uint32_t kValueDims = 32;  // of values, that one warp has sums for
 inline constexpr float kLog2e = 1.4426950408889634f;
 
 struct AttentionTile {
-    const std::byte* keys;
-    const std::byte* values;
-    uint32_t position;  // of its first key
+    const uint32_t* keys;    // head_dim / 2, kKeyStride
+    const uint32_t* values;  // 8, value_stride(v_head_dim)
+    uint32_t position;       // of its first key
 };
+
+// Copies 16 bytes into shared memory, which are there for this thread after copies_done().
+__device__ inline void copy_async(uint32_t* to, const std::byte* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                     static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+                 "l"(from)
+                 : "memory");
+}
+__device__ inline void copies_done() {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+// One of `threads` threads asks for its share of a tile, from the cache to `to` [tile_words]: all
+// of it is in flight at once. Read from the cache word by word where an mma wants them, a tile was
+// sixteen trips to the L2, one after the other.
+__device__ inline void ask_for_tile(const std::byte* keys, const std::byte* values,
+                                    uint32_t head_dim, uint32_t v_head_dim, uint32_t* to,
+                                    uint32_t thread, uint32_t threads) {
+    const uint32_t of_keys = head_dim * 2, of_values = v_head_dim * 2;  // pieces
+    const uint32_t row_pieces = v_head_dim / 4;
+#pragma unroll 1
+    for (uint32_t piece = thread; piece < of_keys; piece += threads)
+        copy_async(to + piece / 4 * kKeyStride + piece % 4 * 4, keys + piece * 16);
+    to += key_words(head_dim);
+#pragma unroll 1
+    for (uint32_t piece = thread; piece < of_values; piece += threads) {
+        const uint32_t row = divide(piece, row_pieces);
+        copy_async(to + row * value_stride(v_head_dim) + (piece - row * row_pieces) * 4,
+                   values + piece * 16);
+    }
+}
 
 // A query's bounds: keys [first, end) are seen.
 struct Seen {
@@ -67,11 +97,10 @@ __device__ inline void attend_tile(const uint4* queries, const AttentionTile& ti
                                    uint32_t first_dim, float scale, AttentionSums& sums) {
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     Sums scores[2];
-    const auto* const keys = reinterpret_cast<const uint32_t*>(tile.keys);
 #pragma unroll 4
     for (uint32_t step = 0; step * 16 < head_dim; ++step) {
-        const uint32_t* const low = keys + (8 * step + q) * 16 + g;
-        const uint32_t* const high = low + 4 * 16;
+        const uint32_t* const low = tile.keys + (8 * step + q) * kKeyStride + g;
+        const uint32_t* const high = low + 4 * kKeyStride;
         const uint4 a = queries[step * 32 + lane];
         mma(scores[0], a.x, a.y, a.z, a.w, low[0], high[0]);
         mma(scores[1], a.x, a.y, a.z, a.w, low[8], high[8]);
@@ -116,22 +145,17 @@ __device__ inline void attend_tile(const uint4* queries, const AttentionTile& ti
             sums.out[n].at[2 * row + 1] *= fade;
         }
     }
-    const auto* const values = reinterpret_cast<const uint32_t*>(tile.values) + first_dim + g;
+    const uint32_t* const values = tile.values + first_dim + g;
+    const uint32_t stride = value_stride(v_head_dim);
     const uint32_t dims = min(kValueDims, v_head_dim - first_dim);
 #pragma unroll
     for (uint32_t n = 0; n < kValueDims / 8; ++n) {
         if (n * 8 >= dims) break;
-        const uint32_t low = values[q * v_head_dim + n * 8];
-        const uint32_t high = values[(4 + q) * v_head_dim + n * 8];
+        const uint32_t low = values[q * stride + n * 8];
+        const uint32_t high = values[(4 + q) * stride + n * 8];
         mma(sums.out[n], p_high[0][0], p_high[0][1], p_high[1][0], p_high[1][1], low, high);
         mma(sums.out[n], p_low[0][0], p_low[0][1], p_low[1][0], p_low[1][1], low, high);
     }
-}
-
-// A part is what several tiles or chunks made of 16 queries: highest [16], total [16], then values
-// [16][v_head_dim].
-constexpr __host__ __device__ uint32_t part_floats(uint32_t v_head_dim) {
-    return kQueries * (v_head_dim + 2);
 }
 
 __device__ inline void store_part(const AttentionSums& sums, uint32_t v_head_dim,
@@ -154,12 +178,12 @@ __device__ inline void store_part(const AttentionSums& sums, uint32_t v_head_dim
     }
 }
 
-// Four values of query `query`, from dim `dim`, of `count` parts in their order, with the numbers
+// Eight values of query `query`, from dim `dim`, of `count` parts in their order, with the numbers
 // that the merged part has of the query. The parts' numbers are read at `numbers`, `number_stride`
 // apart.
 struct Merged {
     float highest, total;
-    float4 value;
+    float4 value[2];
 };
 __device__ inline Merged merge_parts(const float* numbers, uint32_t number_stride,
                                      const float* parts, uint32_t stride, uint32_t count,
@@ -173,12 +197,15 @@ __device__ inline Merged merge_parts(const float* numbers, uint32_t number_strid
 #pragma unroll 4
     for (uint32_t i = 0; i < count; ++i) {
         const float share = exp2_approx(numbers[i * number_stride + query] - m.highest);
-        const float4 v = *reinterpret_cast<const float4*>(values + i * stride);
         m.total += numbers[i * number_stride + kQueries + query] * share;
-        m.value.x += v.x * share;
-        m.value.y += v.y * share;
-        m.value.z += v.z * share;
-        m.value.w += v.w * share;
+#pragma unroll
+        for (uint32_t half = 0; half < 2; ++half) {
+            const float4 v = reinterpret_cast<const float4*>(values + i * stride)[half];
+            m.value[half].x += v.x * share;
+            m.value[half].y += v.y * share;
+            m.value[half].z += v.z * share;
+            m.value[half].w += v.w * share;
+        }
     }
     return m;
 }

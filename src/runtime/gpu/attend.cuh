@@ -38,15 +38,29 @@ struct Task {
 // Warps that share keys, each with sums for kValueDims dims; and the parts that a chunk's warps
 // make.
 __device__ inline uint32_t sharers(const Heads& h) {
-    return (h.v_head_dim + kValueDims - 1) / kValueDims;
+    return tile_sharers(h.v_head_dim);
 }
 __device__ inline uint32_t block_parts(const Heads& h) {
     return kConsumers / sharers(h);
 }
 
-// Where a part of the block lies; behind them lie the queries.
+// Where a part of the block lies; behind them lie the queries, and the parts' tiles.
 __device__ inline float* part_at(const View& b, const Heads& h, uint32_t part) {
     return reinterpret_cast<float*>(b.activations()) + part * part_floats(h.v_head_dim);
+}
+
+__device__ inline uint4* queries_at(const View& b, const Heads& h) {
+    return reinterpret_cast<uint4*>(part_at(b, h, block_parts(h)));
+}
+__device__ inline uint32_t* tile_at(const View& b, const Heads& h, uint32_t part) {
+    return reinterpret_cast<uint32_t*>(queries_at(b, h) + h.head_dim / 16 * 32) +
+           part * tile_words(h.head_dim, h.v_head_dim);
+}
+
+// A barrier among the warps of a part.
+__device__ inline void sync_part(const Heads& h, uint32_t part) {
+    if (sharers(h) == 1) return __syncwarp();
+    sync_threads(kConsumersBarrier + 1 + part, sharers(h) * 32);
 }
 
 // One warp's tiles of the chunk.
@@ -54,7 +68,7 @@ __device__ inline void attend_chunk(const View& b, const Phase& p, const Run& ru
                                     uint32_t begin) {
     const Heads& h = b.heads(p);
     const uint32_t warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4;
-    auto* const operands = reinterpret_cast<uint4*>(part_at(b, h, block_parts(h)));
+    uint4* const operands = queries_at(b, h);
     const uint16_t* from[2];
     Seen seen[2];
 #pragma unroll
@@ -68,30 +82,44 @@ __device__ inline void attend_chunk(const View& b, const Phase& p, const Run& ru
                          : nullptr;
         seen[half] = exists ? seen_by(h, run, b.net.draft, row) : Seen{0, 0};
     }
-#pragma unroll 1
-    for (uint32_t step = warp; step * 16 < h.head_dim; step += kConsumers)
-        store_queries(from[0], from[1], step, operands);
-    sync_consumers();
     const uint32_t first = seen_by(h, run, b.net.draft, 0).first;
     const uint32_t end = min(begin + h.chunk, run.position + run.rows);
     const std::byte* const keys = b.cache_head(p, run.cache, task.kv);
-    const std::byte* const values = keys + p.cache.key_bytes(h);
     const uint32_t part = warp / sharers(h), first_dim = warp % sharers(h) * kValueDims;
-    if (part >= block_parts(h)) return;  // a warp too many
+    const bool has_part = part < block_parts(h);  // or is a warp too many
+    uint32_t* const tile = tile_at(b, h, part);
+    // The part's tiles of the chunk that are seen.
+    uint32_t at = begin + part * kKeyTile;
+    while (at + kKeyTile <= first) at += block_parts(h) * kKeyTile;
+    const auto ask = [&] {
+        const uint32_t place = at % p.cache.ring, sharing = sharers(h) * 32;
+        ask_for_tile(keys + uint64_t{place} * h.head_dim * 2,
+                     keys + p.cache.key_bytes(h) + uint64_t{place} * h.v_head_dim * 2, h.head_dim,
+                     h.v_head_dim, tile, threadIdx.x - part * sharing, sharing);
+    };
+    if (has_part && at < end) ask();
+#pragma unroll 1
+    for (uint32_t step = warp; step * 16 < h.head_dim; step += kConsumers)
+        store_queries(from[0], from[1], step, operands);
+    copies_done();
+    sync_consumers();
+    if (!has_part) return;
     AttentionSums sums;
 #pragma unroll 1
-    for (uint32_t at = begin + part * kKeyTile; at < end; at += block_parts(h) * kKeyTile) {
-        if (at + kKeyTile <= first) continue;
-        const uint32_t place = at % p.cache.ring;
-        attend_tile(operands,
-                    {keys + uint64_t{place} * h.head_dim * 2,
-                     values + uint64_t{place} * h.v_head_dim * 2, at},
-                    seen, h.head_dim, h.v_head_dim, first_dim, h.scale * kLog2e, sums);
+    while (at < end) {
+        attend_tile(operands, {tile, tile + key_words(h.head_dim), at}, seen, h.head_dim,
+                    h.v_head_dim, first_dim, h.scale * kLog2e, sums);
+        at += block_parts(h) * kKeyTile;
+        if (at >= end) break;
+        sync_part(h, part);  // all have read the tile
+        ask();
+        copies_done();
+        sync_part(h, part);
     }
     store_part(sums, h.v_head_dim, first_dim, part_at(b, h, part));
 }
 
-// Writes four values of a query's output, from dim `dim`.
+// Writes eight values of a query's output, from dim `dim`.
 __device__ inline void mix(const View& b, const Phase& p, const Run& run, const Task& task,
                            uint32_t query, uint32_t dim, const Merged& merged) {
     const Heads& h = b.heads(p);
@@ -102,16 +130,18 @@ __device__ inline void mix(const View& b, const Phase& p, const Run& run, const 
     const uint32_t row = run.first + at - of_group * run.rows;
     const float sink = p.vector != nullptr ? __ldg(p.vector + head) : -INFINITY;
     const float share = output_share(merged, sink);
-    *reinterpret_cast<uint2*>(b.net.mixed + (uint64_t{row} * h.heads + head) * h.v_head_dim +
-                              dim) = {pack_bf16(merged.value.x * share, merged.value.y * share),
-                                      pack_bf16(merged.value.z * share, merged.value.w * share)};
+    const float4 low = merged.value[0], high = merged.value[1];
+    *reinterpret_cast<uint4*>(b.net.mixed + (uint64_t{row} * h.heads + head) * h.v_head_dim +
+                              dim) = {
+        pack_bf16(low.x * share, low.y * share), pack_bf16(low.z * share, low.w * share),
+        pack_bf16(high.x * share, high.y * share), pack_bf16(high.z * share, high.w * share)};
 }
 
 // Task `next` of the run, whose first 16 queries are the step's `first_tile`.
 __device__ inline void attend_task(const View& b, const Phase& p, const Run& run,
                                    const Tasks& tasks, uint32_t next, uint32_t first_tile) {
     const Heads& h = b.heads(p);
-    const uint32_t width = h.v_head_dim, fours = width / 4;
+    const uint32_t width = h.v_head_dim, eights = width / 8;
     const uint32_t tile = divide(next, tasks.chunks), kv = divide(tile, tasks.tiles);
     const Task task{kv, tile - kv * tasks.tiles, next - tile * tasks.chunks, tasks.chunks,
                     first_tile + tile};
@@ -129,8 +159,8 @@ __device__ inline void attend_task(const View& b, const Phase& p, const Run& run
 #pragma unroll 1
     while (true) {
 #pragma unroll 1
-        for (uint32_t i = threadIdx.x; i < kQueries * fours; i += kConsumerThreads) {
-            const uint32_t query = divide(i, fours), dim = (i - query * fours) * 4;
+        for (uint32_t i = threadIdx.x; i < kQueries * eights; i += kConsumerThreads) {
+            const uint32_t query = divide(i, eights), dim = (i - query * eights) * 8;
             const Merged merged = merge_parts(own, number_stride, parts, part_floats(width), count,
                                               query, dim, width);
             if (output) {
@@ -140,8 +170,10 @@ __device__ inline void attend_task(const View& b, const Phase& p, const Run& run
                     chunk[query] = merged.highest;
                     chunk[kQueries + query] = merged.total;
                 }
-                *reinterpret_cast<float4*>(chunk + 2 * kQueries + query * width + dim) =
-                    merged.value;
+                auto* const to =
+                    reinterpret_cast<float4*>(chunk + 2 * kQueries + query * width + dim);
+                to[0] = merged.value[0];
+                to[1] = merged.value[1];
             }
         }
         sync_consumers();

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "tiles/attention_gpu.h"
 #include "tiles/kernels.h"
 
 namespace tessera::gpu {
@@ -272,12 +273,13 @@ class Compiler {
         p.counters = take_counters(tiles);
         const uint32_t chunks =
             (p.sliding ? std::min(r_.context, a.window + kRowsMax) : r_.context) / h.chunk + 2;
-        const uint64_t part = 16ull * (a.v_head_dim + 2);
+        const uint32_t part = part_floats(a.v_head_dim);
         out_.part_chunks = std::max(out_.part_chunks, chunks);
         out_.part_floats = std::max(out_.part_floats, uint64_t{tiles} * part);
-        const uint32_t sharers = (a.v_head_dim + 31) / 32;
-        need_activations(static_cast<uint32_t>(kConsumers / sharers * part * sizeof(float)) +
-                         a.head_dim / 16 * 512);
+        // As attend.cuh has them: parts, queries, and every part's tile.
+        const uint32_t parts = kConsumers / tile_sharers(a.v_head_dim);
+        const uint32_t words = parts * (part + tile_words(a.head_dim, a.v_head_dim));
+        need_activations(words * 4 + a.head_dim / 16 * 512);
     }
 
     // Keys and values of the context, for all layers: they wait for nothing but the context's norm.
