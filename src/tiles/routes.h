@@ -82,7 +82,6 @@ struct alignas(8) Routing {
     float weight[kRoutePairs];              // by pair
     uint16_t chosen[kRoutePairs];           // by pair: its expert
     uint32_t wanted[kRouteExperts / 32];    // a bit an expert
-    uint32_t before[kRouteExperts / 32];    // live experts before each of those words
 };
 
 }  // namespace gpu

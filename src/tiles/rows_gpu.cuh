@@ -185,8 +185,38 @@ __device__ inline uint32_t ordered(float x) {
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+// The highest key of a lane's own, and which of them it is; of equal ones the first. A tree, since
+// the next choice waits for it.
+template <uint32_t count>
+struct Highest {
+    uint32_t key[count], at[count];
+
+    __device__ static Highest of(const uint32_t (&keys)[count]) {
+        Highest all;
+#pragma unroll
+        for (uint32_t i = 0; i < count; ++i) {
+            all.key[i] = keys[i];
+            all.at[i] = i;
+        }
+#pragma unroll
+        for (uint32_t left = count; left > 1; left = (left + 1) / 2) {
+#pragma unroll
+            for (uint32_t i = 0; i < left / 2; ++i) {
+                const bool second = all.key[2 * i + 1] > all.key[2 * i];
+                all.key[i] = second ? all.key[2 * i + 1] : all.key[2 * i];
+                all.at[i] = second ? all.at[2 * i + 1] : all.at[2 * i];
+            }
+            if (left % 2 > 0) {
+                all.key[left / 2] = all.key[left - 1];
+                all.at[left / 2] = all.at[left - 1];
+            }
+        }
+        return all;
+    }
+};
+
 // A row's choices, by one warp: the sigmoid's top per_token with the bias, best first, the lower
-// index winning a tie.
+// index winning a tie. `wanted` was cleared.
 __device__ inline void choose_experts(const float* logits, const float* bias, uint32_t experts,
                                       uint32_t per_token, bool normalize, float scale, uint32_t row,
                                       Routing& routing) {
@@ -200,71 +230,64 @@ __device__ inline void choose_experts(const float* logits, const float* bias, ui
         score[i] = e < experts ? __fdividef(1.0f, 1.0f + __expf(-logits[e])) : 0.0f;
         key[i] = e < experts ? ordered(score[i] + __ldg(bias + e)) : 0;
     }
-    float sum = 0, mine = 0;  // lane c keeps the score of choice c
+    float* const weight = routing.weight + row * per_token;
 #pragma unroll 1
     for (uint32_t choice = 0; choice < per_token; ++choice) {
-        uint32_t best = 0;
-#pragma unroll
-        for (uint32_t i = 0; i < kOwn; ++i) best = max(best, key[i]);
-        best = __reduce_max_sync(~0u, best);
-        uint32_t expert = kRouteExperts;
-#pragma unroll
-        for (uint32_t i = kOwn; i-- > 0;)
-            if (key[i] == best) expert = i * 32 + lane;
-        // Scores that are no numbers choose something, too.
-        expert = min(__reduce_min_sync(~0u, expert), experts - 1);
-        float chosen = 0;
-#pragma unroll
-        for (uint32_t i = 0; i < kOwn; ++i) {
-            if (i * 32 + lane != expert) continue;
-            key[i] = 0;
-            chosen = score[i];
-        }
-        chosen = __shfl_sync(~0u, chosen, expert % 32);
-        sum += chosen;
-        if (lane == choice) {
-            mine = chosen;
+        const auto highest = Highest<kOwn>::of(key);
+        const uint32_t best = __reduce_max_sync(~0u, highest.key[0]);
+        const uint32_t own = highest.at[0] * 32 + lane;
+        // Who has it: of several with equal scores the lowest expert.
+        const uint32_t owners = __ballot_sync(~0u, highest.key[0] == best);
+        bool mine = owners == 1u << lane;
+        if ((owners & (owners - 1)) != 0)
+            mine = own == __reduce_min_sync(~0u, highest.key[0] == best ? own : kRouteExperts);
+        if (mine) {
+            // Scores that are no numbers choose something, too.
+            const uint32_t expert = min(own, experts - 1);
             routing.chosen[row * per_token + choice] = static_cast<uint16_t>(expert);
             atomicOr(&routing.wanted[expert / 32], 1u << expert % 32);
         }
+#pragma unroll
+        for (uint32_t i = 0; i < kOwn; ++i) {
+            if (!mine || i != highest.at[0]) continue;
+            key[i] = 0;
+            weight[choice] = score[i];
+        }
     }
+    __syncwarp();
+    float sum = 0;
+#pragma unroll 1
+    for (uint32_t choice = 0; choice < per_token; ++choice) sum += weight[choice];
     const float divisor = normalize ? sum + 1e-20f : 1.0f;
-    if (lane < per_token) routing.weight[row * per_token + lane] = mine / divisor * scale;
+    const float chosen = lane < per_token ? weight[lane] : 0;
+    __syncwarp();
+    if (lane < per_token) weight[lane] = chosen / divisor * scale;
 }
 
-// The slots, by one warp, when every row has chosen.
-__device__ inline void fill_slots(uint32_t rows, uint32_t per_token, Routing& routing) {
+// A row's part of the slots, by one warp, when every row has chosen; `pair` was set to kNoPair.
+__device__ inline void fill_slots(uint32_t row, uint32_t per_token, Routing& routing) {
     const uint32_t lane = threadIdx.x % 32;
-#pragma unroll 1
-    for (uint32_t i = lane; i < kRoutePairs * kRouteRows / 4; i += 32)
-        reinterpret_cast<uint32_t*>(routing.pair)[i] = ~0u;
     const uint32_t bits = lane < kRouteExperts / 32 ? routing.wanted[lane] : 0;
-    uint32_t before = __popc(bits);
+    uint32_t before = __popc(bits);  // live experts up to here
 #pragma unroll
     for (uint32_t offset = 1; offset < 32; offset *= 2) {
         const uint32_t other = __shfl_up_sync(~0u, before, offset);
         if (lane >= offset) before += other;
     }
-    if (lane == 31) routing.live = before;
+    if (row == 0 && lane == 31) routing.live = before;
     before -= __popc(bits);
-    if (lane < kRouteExperts / 32) routing.before[lane] = before;
-#pragma unroll 1
-    for (uint32_t rest = bits, slot = before; rest != 0; rest &= rest - 1, ++slot)
-        routing.expert[slot] = static_cast<uint16_t>(lane * 32 + __ffs(rest) - 1);
-    __syncwarp();
-#pragma unroll 1
-    for (uint32_t p = lane; p < rows * per_token; p += 32) {
-        const uint32_t expert = routing.chosen[p], row = p / per_token;
-        const uint32_t word = expert / 32;
-        const uint32_t slot =
-            routing.before[word] + __popc(routing.wanted[word] & ((1u << expert % 32) - 1));
-        routing.pair[slot][row] = static_cast<uint8_t>(p);
-        uint32_t rank = 0;
+    const uint32_t pair = row * per_token + lane;
+    const uint32_t expert = lane < per_token ? routing.chosen[pair] : 0;
+    const uint32_t word_before = __shfl_sync(~0u, before, expert / 32);
+    const uint32_t word = __shfl_sync(~0u, bits, expert / 32);
+    const uint32_t slot = word_before + __popc(word & ((1u << expert % 32) - 1));
+    uint32_t rank = 0;
 #pragma unroll 4
-        for (uint32_t c = 0; c < per_token; ++c)
-            rank += routing.chosen[row * per_token + c] < expert;
-        routing.order[row * per_token + rank] = static_cast<uint8_t>(p);
-    }
+    for (uint32_t c = 0; c < per_token; ++c) rank += __shfl_sync(~0u, expert, c) < expert;
+    if (lane >= per_token) return;
+    routing.expert[slot] = static_cast<uint16_t>(expert);  // whoever else writes, writes the same
+    routing.pair[slot][row] = static_cast<uint8_t>(pair);
+    routing.order[row * per_token + rank] = static_cast<uint8_t>(pair);
 }
 
 }  // namespace tessera::gpu

@@ -134,20 +134,19 @@ class Activations : protected Results {
     __device__ void route(const Phase& p) {
         Routing& routing = b_.routing();
         sync_consumers();
+        if (threadIdx.x < sizeof(routing.pair) / 4)
+            reinterpret_cast<uint32_t*>(routing.pair)[threadIdx.x] = ~0u;
         if (threadIdx.x < kRouteExperts / 32) routing.wanted[threadIdx.x] = 0;
         sync_consumers();
         if (warp_ < step_.rows)
             choose_experts(net_.scores + uint64_t{warp_} * net_.experts, p.vector, net_.experts,
                            net_.per_token, net_.normalize_top_k, net_.routed_scale, warp_, routing);
         sync_consumers();
-        if (warp_ == 0) {
-            fill_slots(step_.rows, net_.per_token, routing);
-            __syncwarp();
-            if (threadIdx.x == 0) {
-                arrive(b_.routed());
-                if (blockIdx.x == 0) net_.live[p.layer] = routing.live;
-            }
-        }
+        if (warp_ < step_.rows) fill_slots(warp_, net_.per_token, routing);
+        sync_consumers();
+        if (threadIdx.x > 0) return;
+        arrive(b_.routed());
+        if (blockIdx.x == 0) net_.live[p.layer] = routing.live;
     }
 };
 
