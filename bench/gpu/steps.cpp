@@ -131,7 +131,8 @@ json by_op(const Walker& walker, double live, double ceiling) {
     const std::vector<Stamp> stamps = walker.stamps();
     const uint32_t blocks = walker.blocks();
     struct Sum {
-        double us = 0, waited = 0, prepared = 0, streamed = 0, finished = 0, bytes = 0;
+        double us = 0, waited = 0, prepared = 0, streamed = 0, paged = 0, summed = 0, finished = 0,
+               bytes = 0;
         uint32_t phases = 0;
     };
     std::map<std::string, Sum> sums;
@@ -141,7 +142,7 @@ json by_op(const Walker& walker, double live, double ceiling) {
     for (size_t i = 0; i < walker.phases().size(); ++i) {
         const Phase& p = walker.phases()[i];
         uint64_t end = 0;
-        double waited = 0, prepared = 0, streamed = 0, finished = 0;
+        double waited = 0, prepared = 0, streamed = 0, paged = 0, summed = 0, finished = 0;
         for (uint32_t b = 0; b < blocks; ++b) {
             const Stamp& s = stamps[i * blocks + b];
             end = std::max(end, s.ended);
@@ -152,6 +153,8 @@ json by_op(const Walker& walker, double live, double ceiling) {
             if (p.matrix.data == nullptr) continue;
             prepared += mean(s.began, s.prepared);
             streamed += mean(s.prepared, s.streamed);
+            paged += mean(0, s.paged);
+            summed += mean(0, s.summed);
             finished += mean(s.streamed, s.ended);
         }
         Sum& sum = sums[phase_name(p)];
@@ -160,22 +163,25 @@ json by_op(const Walker& walker, double live, double ceiling) {
         sum.waited += waited;
         sum.prepared += prepared;
         sum.streamed += streamed;
+        sum.paged += paged;
+        sum.summed += summed;
         sum.finished += finished;
         sum.bytes += bytes_of(p, live);
         ++sum.phases;
         before = end;
     }
     json out = json::array();
-    fmt::print("    {:<20} {:>6} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>7} {:>6}\n", "phase",
-               "times", "us", "us each", "waits", "prepares", "streams", "finishes", "GB/s",
-               "share");
+    fmt::print("    {:<20} {:>6} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7} {:>6}\n",
+               "phase", "times", "us", "us each", "waits", "prepares", "streams", "of pages",
+               "of sums", "finishes", "GB/s", "share");
     for (const auto& [name, sum] : sums) {
         const double rate = sum.bytes / sum.us * 1e-3;
         fmt::print(
-            "    {:<20} {:>6} {:>9.1f} {:>9.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>7.0f} "
-            "{:>6}\n",
+            "    {:<20} {:>6} {:>9.1f} {:>9.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>8.2f} {:>8.2f} "
+            "{:>8.2f} {:>7.0f} {:>6}\n",
             name, sum.phases, sum.us, sum.us / sum.phases, sum.waited / sum.phases,
-            sum.prepared / sum.phases, sum.streamed / sum.phases, sum.finished / sum.phases, rate,
+            sum.prepared / sum.phases, sum.streamed / sum.phases, sum.paged / sum.phases,
+            sum.summed / sum.phases, sum.finished / sum.phases, rate,
             ceiling > 0 ? fmt::format("{:.0f} %", 100 * rate / ceiling) : "");
         out.push_back({{"phase", name},
                        {"times", sum.phases},
@@ -183,6 +189,8 @@ json by_op(const Walker& walker, double live, double ceiling) {
                        {"waited_us", sum.waited},
                        {"prepared_us", sum.prepared},
                        {"streamed_us", sum.streamed},
+                       {"paged_us", sum.paged},
+                       {"summed_us", sum.summed},
                        {"finished_us", sum.finished},
                        {"bytes", sum.bytes},
                        {"gb_per_s", rate}});
@@ -281,6 +289,7 @@ json measure_target(const Subject& subject, const Arguments& a, uint32_t rows, u
               {"hash", fmt::format("{:016x}", hash_of(logits[graph ? 0 : 1]))}};
         if (graph) continue;
         options.stamps = true;
+        options.kernel = &kWatchedWalk;
         Walker stamped(program, subject.target, options, stream);
         for (uint32_t i = 0; i < 3; ++i) {
             stamped.launch(step);
@@ -327,6 +336,7 @@ json measure_drafter(const Subject& subject, const Arguments& a, cudaStream_t st
         at = {{"ms", to_json(ms)}, {"bytes", bytes}, {"gb_per_s", rate}};
         if (graph) continue;
         options.stamps = true;
+        options.kernel = &kWatchedWalk;
         Walker stamped(program, drafter, options, stream);
         for (uint32_t i = 0; i < 3; ++i) {
             stamped.launch(step);

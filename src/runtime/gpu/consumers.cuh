@@ -41,6 +41,23 @@ class Consumers : private Activations {
         if (net_.stamps != nullptr && threadIdx.x == 0) b_.counts().stamp.*when = now_ns();
     }
 
+    // Adds what its scope takes the first thread to a stamp, in a kernel that watches.
+    class Watch {
+      public:
+        __device__ Watch(const Network& net, uint64_t& sum)
+            : watches_(Faults::kWatches && net.stamps != nullptr && threadIdx.x == 0),
+              sum_(sum),
+              began_(watches_ ? now_ns() : 0) {}
+        __device__ ~Watch() {
+            if (watches_) sum_ += now_ns() - began_;
+        }
+
+      private:
+        bool watches_;
+        uint64_t& sum_;
+        uint64_t began_;
+    };
+
     static constexpr uint32_t kPhaseWords = sizeof(Phase) / 4;
     __device__ uint32_t word_of(uint32_t phase) const {
         return threadIdx.x < kPhaseWords
@@ -76,6 +93,8 @@ class Consumers : private Activations {
             b_.counts().added[threadIdx.x] = b_.counts().finished[threadIdx.x] = 0;
         sync_consumers();
         stamp(&Stamp::prepared);
+        if (Faults::kWatches && threadIdx.x == 0)
+            b_.counts().stamp.paged = b_.counts().stamp.summed = 0;
         matrix(p);
         if (p.moe && p.op == Op::down) {
             sync_consumers();
@@ -105,7 +124,10 @@ class Consumers : private Activations {
             const float* done = nullptr;    // sums of a group that is complete
             uint32_t group = 0, order = 0;  // which, and the how-manieth of the block's
             if (!tail) {
-                if (in_page == 0) page = b_.wait_page(place, b_.pages + n);
+                if (in_page == 0) {
+                    const Watch watch(net_, b_.counts().stamp.paged);
+                    page = b_.wait_page(place, b_.pages + n);
+                }
                 multiply_pieces(format, b_.ring.page(place) + in_page * unit_bytes,
                                 token_of(p, page) + page.first * piece_columns(format), page.pieces,
                                 sums);
@@ -114,6 +136,7 @@ class Consumers : private Activations {
                     contribute(pages.own, page.slot, page.unit + in_page, sums, unscale(format));
                     sums = {};
                 } else if (page.index + kConsumers >= page.of) {
+                    const Watch watch(net_, b_.counts().stamp.summed);
                     group = divide(page.unit + in_page, p.group_units);
                     order = divide(page.order + in_page + pages.lead(p), p.group_units);
                     done = leave(p, pages, page, in_page, order, sums);

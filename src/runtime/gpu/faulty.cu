@@ -7,6 +7,7 @@ namespace {
 __constant__ Fault injected;
 
 struct InjectedFaults {
+    static constexpr bool kWatches = false;
     __device__ static bool signals(uint32_t phase) { return !is(FaultKind::silent, phase); }
     __device__ static bool comes(uint32_t phase, bool last) {
         return !(last && is(FaultKind::lost_page, phase));

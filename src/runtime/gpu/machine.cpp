@@ -81,7 +81,7 @@ Walker::Walker(const Program& program, const DeviceWeights& weights, const Optio
 
     const uint32_t available = find_card().shared_bytes;
     n.shared = lay_out(list_.needs, available);
-    check_device(options.kernel->prepare(available), "loading the kernel");
+    check_device(options_.kernel->prepare(available), "loading the kernel");
 
     const std::vector<float> angles = angles_of(s, r.context);
     n.angle_columns = s.full.rotary_dims + s.sliding.rotary_dims;

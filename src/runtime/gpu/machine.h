@@ -23,7 +23,7 @@ struct Options {
     uint32_t context = 0;           // positions of a sequence at most
     bool loop_back = false;         // of one rank of several: exchanges go to its own memory
     bool stamps = false;            // keep the times of every phase and block of the last step
-    const Kernel* kernel = &kWalk;  // another: for tests
+    const Kernel* kernel = &kWalk;  // another: for tests, or to watch
 };
 
 // One model's phases, with their buffers: the target's, or the drafter's block or context.

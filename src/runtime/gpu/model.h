@@ -19,7 +19,7 @@ inline constexpr uint32_t kConsumers = 15;  // warps of a block; one more loads.
                                             // of an SM's four parts leave a thread 128 registers
 inline constexpr uint32_t kDepositSlots = 2;  // units whose sums wait to be added up
 inline constexpr uint32_t kRingPagesMax = 40;
-inline constexpr uint32_t kCountsBytes = 128;  // of a block's counts, in shared memory
+inline constexpr uint32_t kCountsBytes = 192;  // of a block's counts, in shared memory
 inline constexpr uint32_t kKeyTile = 16;       // positions that lie together in a cache
 
 // One kind of attention, on this rank.
@@ -89,7 +89,10 @@ struct Shared {  // bytes from the start of a block's shared memory
 // the phase before; when all blocks had; when its activations were ready; when its pages were done
 // (of the first warp); when all was.
 struct Stamp {
-    uint64_t arrived, began, prepared, streamed, ended;
+    uint64_t arrived = 0, began = 0, prepared = 0, streamed = 0, ended = 0;
+    // Of the first warp's streaming, by the kernel that watches (watched.cu): ns that it waited for
+    // pages to come, and that it spent on sums when a unit's pages were done.
+    uint64_t paged = 0, summed = 0;
 };
 
 struct Network {

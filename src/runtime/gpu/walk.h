@@ -27,5 +27,6 @@ struct Kernel {
     cudaError_t (*launch)(const Launch& launch, cudaStream_t stream);
 };
 extern const Kernel kWalk;
+extern const Kernel kWatchedWalk;  // the same, with all of a stamp
 
 }  // namespace tessera::gpu
