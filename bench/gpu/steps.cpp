@@ -21,9 +21,11 @@
 #include "checkpoint/mask_embedding.h"
 #include "model/published.h"
 #include "model/traffic.h"
+#include "runtime/course.h"
 #include "runtime/gpu/fill.h"
 #include "runtime/gpu/machine.h"
 #include "runtime/gpu/plans.h"
+#include "runtime/gpu/rounds_machine.h"
 #include "runtime/gpu/stamps.h"
 
 namespace tessera::gpu {
@@ -349,6 +351,71 @@ json measure_drafter(const Subject& subject, const Arguments& a, cudaStream_t st
     return result;
 }
 
+// Rounds in one launch: a block of seven drafts and the step that verifies all of them. Random
+// weights agree to next to nothing, so a round has one token; what it takes does not depend on
+// that.
+json measure_rounds(const Subject& subject, const Arguments& a, uint32_t wanted,
+                    cudaStream_t stream) {
+    const Shape& s = subject.target.shape;
+    const DrafterShape& d = *subject.drafter->drafter;
+    const uint32_t moe = static_cast<uint32_t>(std::ranges::count(s.is_moe, true));
+    if (subject.random && wanted > 0)
+        want_experts(subject.target, candidates_for(wanted, s, kRowsMax));
+    const Options options{.context = a.context, .loop_back = subject.target.ranks > 1};
+    Walker target(target_program(subject.target, a.context, subject.drafter.get()), subject.target,
+                  options, stream);
+    Walker block(block_program(*subject.drafter, a.context), *subject.drafter, options, stream);
+    const GpuCache cache(target.cache()), draft_cache(block.cache());
+    check_device(fill_bf16(cache.data(), cache.bytes() / 2, 1.0f, 3), "filling a cache");
+    check_device(fill_bf16(draft_cache.data(), draft_cache.bytes() / 2, 1.0f, 5),
+                 "filling a cache");
+    RoundsInput input{};
+    input.tap_columns = static_cast<uint32_t>(d.taps.size()) * s.hidden;
+    input.taps_ring = taps_ring(d);
+    const DeviceMemory taps(uint64_t{input.taps_ring} * input.tap_columns * 2);
+    check_device(fill_bf16(taps.data(), taps.bytes() / 2, 1.0f, 4), "filling taps");
+    input.cache = cache.data();
+    input.draft_cache = draft_cache.data();
+    input.taps = reinterpret_cast<uint16_t*>(taps.data());
+    input.block = d.block;
+    input.ask.drafts = d.block - 1;
+    input.ask.context = a.context;
+    input.ask.tokens_max = 48;
+    const uint32_t length = a.context - input.ask.tokens_max - 2 * kRowsMax;
+    input.from = {17, length, length - 1, 0};
+
+    RoundsMachine rounds(target, &block, stream);
+    std::vector<double> drafts, verifies, both;
+    uint64_t hash = 0xcbf29ce484222325u, tokens = 0;
+    double live = 0;
+    for (uint32_t run = 0; run < 3; ++run) {
+        rounds.start(input);
+        while (const std::optional<Round> round = rounds.next()) {
+            for (uint32_t i = 0; run == 0 && i < round->count; ++i)
+                hash = (hash ^ round->tokens[i]) * 0x100000001b3u;
+            if (run == 0) continue;  // to warm up
+            tokens += round->count;
+            drafts.push_back(round->draft_ns * 1e-6);
+            verifies.push_back(round->verify_ns * 1e-6);
+            both.push_back(drafts.back() + verifies.back());
+            live = moe > 0 ? 1.0 * round->live_experts / moe : 0;
+        }
+    }
+    const Spread draft = spread_of(drafts), verify = spread_of(verifies), all = spread_of(both);
+    fmt::print(
+        "  rounds, {:.1f} experts a layer: {:.3f} ms ({:.3f} to {:.3f}) each, draft {:.3f} and "
+        "verify {:.3f}, {:.2f} tokens a round, hash {:016x}\n",
+        live, all.median, all.low, all.high, draft.median, verify.median,
+        static_cast<double>(tokens) / static_cast<double>(both.size()), hash);
+    return {{"experts", live},
+            {"ms", to_json(all)},
+            {"draft_ms", to_json(draft)},
+            {"verify_ms", to_json(verify)},
+            {"rounds", both.size()},
+            {"tokens", tokens},
+            {"hash", fmt::format("{:016x}", hash)}};
+}
+
 json measure(const Arguments& a) {
     const Card card = find_card();
     cudaStream_t stream;
@@ -365,7 +432,11 @@ json measure(const Arguments& a) {
     for (const uint32_t rows : a.rows)
         for (const uint32_t experts : subject.random ? a.experts : std::vector<uint32_t>{0})
             out["steps"].push_back(measure_target(subject, a, rows, experts, stream));
-    if (subject.drafter) out["drafter"] = measure_drafter(subject, a, stream);
+    if (subject.drafter) {
+        out["drafter"] = measure_drafter(subject, a, stream);
+        for (const uint32_t experts : subject.random ? a.experts : std::vector<uint32_t>{0})
+            out["rounds"].push_back(measure_rounds(subject, a, experts, stream));
+    }
     cudaStreamDestroy(stream);
     return out;
 }
