@@ -33,12 +33,6 @@ struct Seen {
     uint32_t first, end;
 };
 
-__device__ inline float exp2_approx(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 // What one warp has of its 16 queries: rows lane / 4 and lane / 4 + 8. Scores are in units of
 // log 2.
 struct AttentionSums {
