@@ -77,7 +77,7 @@ std::vector<Token> written(const Model& model, std::string_view prompt, const Sa
 // behind the first such place.)
 TEST_F(OnGpu, ChoosesTheCpusTokens) {
     ASSERT_EQ(on_gpu().info().drafter, on_cpu().info().drafter);
-    uint32_t same = 0, close = 0, all = 0;
+    uint32_t same = 0, all = 0;
     for (const char* prompt : kPrompts) {
         std::vector<Token> text = on_cpu().encode(prompt);
         const std::vector<Token> answer = written(on_cpu(), prompt, {}, kOff, 150);
@@ -94,12 +94,14 @@ TEST_F(OnGpu, ChoosesTheCpusTokens) {
             const std::vector<float>& wanted = expected[place];
             const Token token = best(wanted), found = best(logits);
             same += token == found;
-            close += token != found && wanted[token] - wanted[found] < 0.05f;
             ++all;
+            if (token == found) return;
+            EXPECT_LT(wanted[token] - wanted[found], 0.05f)
+                << prompt << ", place " << place << ": " << token << ", not " << found
+                << "; by the card's logits " << logits[found] - logits[token];
         });
     }
     EXPECT_GT(all, 900u);
-    EXPECT_EQ(same + close, all);
     EXPECT_GE(same, all * 49 / 50);
 }
 

@@ -14,7 +14,22 @@ namespace tessera::gpu {
 
 constexpr uint64_t kSpinLimitNs = 2'000'000'000;
 
-enum class Awaited : uint32_t { kNothing, kEvent, kFullPage, kEmptyPage, kDeposits, kVerdict };
+enum class Awaited : uint32_t {
+    kNothing,
+    kEvent,
+    kFullPage,
+    kEmptyPage,
+    kDeposits,
+    kVerdict,
+    kRouting
+};
+
+// Who waits for its own block's warps may wait twice as long: what those wait for is the cause, and
+// theirs is the note that is left.
+constexpr __host__ __device__ uint64_t spin_limit_ns(Awaited awaited) {
+    return awaited == Awaited::kEvent || awaited == Awaited::kFullPage ? kSpinLimitNs
+                                                                      : 2 * kSpinLimitNs;
+}
 
 // What a block leaves behind when it gives up. A board has one entry a block, in pinned host
 // memory.
@@ -33,7 +48,7 @@ class SpinLimit {
         if (++polls_ % 64 != 0) return;
         const uint64_t now = now_ns();
         if (began_ns_ == 0) began_ns_ = now;
-        if (now - began_ns_ < kSpinLimitNs) return;
+        if (now - began_ns_ < spin_limit_ns(awaited)) return;
         board[blockIdx.x] = {awaited, threadIdx.x, needed, seen};
         __threadfence_system();
         __trap();
