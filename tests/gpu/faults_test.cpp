@@ -95,7 +95,8 @@ TEST_F(GpuFaults, ALostPageIsMissedByItsBlock) {
                        {.context = 256, .kernel = &kFaultyWalk}, test::stream());
     const gpu::GpuCache cache(walker.cache());
     const gpu::Step step = first_step(cache, packed.shape.vocab);
-    const uint32_t phase = index_of(walker, Op::head, packed.shape.layers - 1), block = walker.blocks() - 1;
+    const uint32_t phase = index_of(walker, Op::head, packed.shape.layers - 1),
+                   block = walker.blocks() - 1;
     inject({FaultKind::lost_page, phase, block});
     EXPECT_DEATH(
         {

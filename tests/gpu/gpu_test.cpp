@@ -60,7 +60,8 @@ TEST_F(Gpu, EveryPhaseLeavesWhatTheCpusTilesLeave) {
         const Toy toy(test::toy_shape(changes));
         const PackedWeights packed = toy.pack();
         Compared compared(packed, 8);
-        for (uint32_t position = 0; position < sized(48, 16); position += 8) compared.step(position, 1e-2);
+        for (uint32_t position = 0; position < sized(48, 16); position += 8)
+            compared.step(position, 1e-2);
     }
 }
 
@@ -145,7 +146,8 @@ const Bundled& bundled() {
 
 TEST_F(Gpu, EveryPhaseOfTheBundledModelLeavesWhatTheCpusTilesLeave) {
     Compared compared(bundled().packed, 8);
-    for (uint32_t position = 0; position < sized(160, 16); position += 8) compared.step(position, 1e-2);
+    for (uint32_t position = 0; position < sized(160, 16); position += 8)
+        compared.step(position, 1e-2);
 }
 
 TEST_F(Gpu, TheBundledModelChoosesTheSameTokens) {
