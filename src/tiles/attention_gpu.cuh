@@ -27,17 +27,6 @@ struct AttentionTile {
     uint32_t position;       // of its first key
 };
 
-// Copies 16 bytes into shared memory, which are there for this thread after copies_done().
-__device__ inline void copy_async(uint32_t* to, const std::byte* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                     static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-                 "l"(from)
-                 : "memory");
-}
-__device__ inline void copies_done() {
-    asm volatile("cp.async.wait_all;" ::: "memory");
-}
-
 // One of `threads` threads asks for its share of a tile, from the cache to `to` [tile_words]: all
 // of it is in flight at once. Read from the cache word by word where an mma wants them, a tile was
 // sixteen trips to the L2, one after the other.
@@ -62,12 +51,6 @@ __device__ inline void ask_for_tile(const std::byte* keys, const std::byte* valu
 struct Seen {
     uint32_t first, end;
 };
-
-__device__ inline float exp2_approx(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 // What one warp has of its 16 queries: rows lane / 4 and lane / 4 + 8. Scores are in units of
 // log 2.

@@ -60,11 +60,7 @@ struct TwoSums {
 
 __device__ inline void mma(Sums& c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                            uint32_t b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-        "{%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(c.at[0]), "+f"(c.at[1]), "+f"(c.at[2]), "+f"(c.at[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    mma_m16n8k16(c.at, a0, a1, a2, a3, b0, b1);
 }
 
 // Four columns of fp8 (bytes 0, 2, 1, 3) times their scale, rounded to bf16. e4m3's bits in a

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "tiles/instructions_gpu.cuh"
 #include "tiles/routes.h"
 
 namespace tessera::gpu {
@@ -18,18 +19,6 @@ __device__ inline uint32_t divide(uint32_t a, uint32_t b) {
 
 __device__ inline float from_bf16(uint32_t bits) {
     return __uint_as_float(bits << 16);
-}
-
-__device__ inline uint32_t to_bf16_bits(float value) {
-    uint16_t bits;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
-}
-
-__device__ inline uint32_t pack_bf16(float low, float high) {
-    uint32_t both;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
 }
 
 __device__ inline float round_to_bf16(float value) {
@@ -58,16 +47,6 @@ __device__ inline float low_half(uint32_t both) {
 }
 __device__ inline float high_half(uint32_t both) {
     return __uint_as_float(both & 0xffff0000u);
-}
-
-// Products of two pairs of bf16, rounded once: bit for bit what multiplying floats and rounding to
-// bf16 gives, by one instruction instead of seven. A product of two such values has 16 bits, which
-// a float holds exactly down to 2^-134, half of the least bf16; what is smaller becomes zero either
-// way, and neither way flushes subnormal values.
-__device__ inline uint32_t multiply_bf16(uint32_t a, uint32_t b) {
-    uint32_t product;
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
-    return product;
 }
 
 // The gains of eight columns where a checkpoint has them as floats.

@@ -39,7 +39,7 @@ class GpuFaults : public test::Gpu {
     const PackedWeights packed = toy.pack();
 };
 
-uint32_t index_of(const gpu::Walker& walker, Op op, uint16_t layer) {
+uint32_t index_of(const gpu::Walker& walker, Op op, uint32_t layer) {
     const auto& phases = walker.phases();
     const auto found = std::ranges::find_if(
         phases, [&](const gpu::Phase& p) { return p.op == op && p.layer == layer; });
@@ -95,7 +95,8 @@ TEST_F(GpuFaults, ALostPageIsMissedByItsBlock) {
                        {.context = 256, .kernel = &kFaultyWalk}, test::stream());
     const gpu::GpuCache cache(walker.cache());
     const gpu::Step step = first_step(cache, packed.shape.vocab);
-    const uint32_t phase = index_of(walker, Op::head, 0), block = walker.blocks() - 1;
+    const uint32_t phase = index_of(walker, Op::head, packed.shape.layers - 1),
+                   block = walker.blocks() - 1;
     inject({FaultKind::lost_page, phase, block});
     EXPECT_DEATH(
         {
@@ -108,7 +109,7 @@ TEST_F(GpuFaults, ALostPageIsMissedByItsBlock) {
 // By the gate that compares every phase with the CPU's tiles: in the phase, and nowhere before it.
 TEST_F(GpuFaults, AWrongPageIsFoundInItsPhase) {
     for (const Op op : {Op::output, Op::gate_up, Op::down, Op::head}) {
-        const auto layer = static_cast<uint16_t>(op == Op::head ? 0 : 2);
+        const auto layer = static_cast<uint16_t>(op == Op::head ? packed.shape.layers - 1 : 2);
         Compared compared(packed, 8, kFaultyWalk);
         inject({});
         compared.step(0, 1e-2);

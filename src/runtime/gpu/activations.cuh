@@ -83,7 +83,7 @@ class Activations : protected Results {
         const auto ask = [&](uint32_t at) { return at < width ? Gains::ask(gains + at) : Gains{}; };
         Gains gain = ask(threadIdx.x * 8);
         sync_consumers();
-        if (p.tap > 0 && blockIdx.x < rows) keep_tap(p, blockIdx.x);
+        for (uint32_t row = blockIdx.x; p.tap > 0 && row < rows; row += gridDim.x) keep_tap(p, row);
         float inverse = 0;
         if (warp_ < kTokens) {
             float sum = 0;
@@ -109,7 +109,7 @@ class Activations : protected Results {
         }
     }
 
-    // The stream as it is, for the drafter: one block has one row.
+    // The stream as it is, for the drafter: by one block.
     __device__ void keep_tap(const Phase& p, uint32_t row) {
         uint16_t* const to = step_.taps[row];
         if (to == nullptr) return;

@@ -1,5 +1,9 @@
 #include "runtime/gpu/fill.h"
+
+#include <algorithm>
+
 #include "tiles/e2m1_gpu.h"
+#include "tiles/instructions_gpu.cuh"
 
 namespace tessera::gpu {
 namespace {
@@ -12,12 +16,6 @@ __device__ uint64_t mix(uint64_t z) {
 
 __device__ float unit(uint32_t bits) {
     return static_cast<float>(static_cast<int32_t>(bits)) * 0x1p-31f;
-}
-
-__device__ uint32_t bf16_bits(float value) {
-    uint16_t bits;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
 }
 
 __device__ uint32_t word_of(Format format, uint64_t index, float size, uint64_t seed) {
@@ -38,8 +36,7 @@ __device__ uint32_t word_of(Format format, uint64_t index, float size, uint64_t 
             if (in_panel >= panel_scale_bytes(format) / 4) return bits & 0xf7f7f7f7u;
             return __float_as_uint(size / 240.0f * (1.0f + 0.2f * unit(bits)));
         case Format::bf16:
-            return bf16_bits(size * unit(bits)) |
-                   bf16_bits(size * unit(static_cast<uint32_t>(random >> 32))) << 16;
+            return pack_bf16(size * unit(bits), size * unit(static_cast<uint32_t>(random >> 32)));
         case Format::f32:
             return __float_as_uint(size * unit(bits));
     }
@@ -59,21 +56,33 @@ __global__ void arrange(uint32_t* panels, uint64_t words) {
         if (i % kWords >= panel_scale_bytes(Format::mxfp4) / 4) panels[i] = e2m1_for_gpu(panels[i]);
 }
 
+// A thread a word, and no more blocks than keep a card busy.
+cudaLaunchConfig_t config_of(uint64_t words) {
+    constexpr uint64_t kThreads = 256, kBlocksMax = 1024;
+    cudaLaunchConfig_t config{};
+    config.gridDim = static_cast<unsigned>(
+        std::clamp<uint64_t>((words + kThreads - 1) / kThreads, 1, kBlocksMax));
+    config.blockDim = kThreads;
+    return config;
+}
+
 }  // namespace
 
 cudaError_t arrange_mxfp4(std::byte* panels, uint64_t bytes) {
-    arrange<<<1024, 256>>>(reinterpret_cast<uint32_t*>(panels), bytes / 4);
-    return cudaGetLastError();
+    const cudaLaunchConfig_t config = config_of(bytes / 4);
+    return cudaLaunchKernelEx(&config, arrange, reinterpret_cast<uint32_t*>(panels), bytes / 4);
 }
 
 cudaError_t fill_panels(std::byte* data, uint64_t bytes, Format format, float size, uint64_t seed) {
-    fill<<<1024, 256>>>(reinterpret_cast<uint32_t*>(data), bytes / 4, format, size, seed);
-    return cudaGetLastError();
+    const cudaLaunchConfig_t config = config_of(bytes / 4);
+    return cudaLaunchKernelEx(&config, fill, reinterpret_cast<uint32_t*>(data), bytes / 4, format,
+                              size, seed);
 }
 
 cudaError_t fill_bf16(void* data, uint64_t count, float size, uint64_t seed) {
-    fill<<<1024, 256>>>(static_cast<uint32_t*>(data), count / 2, Format::bf16, size, seed);
-    return cudaGetLastError();
+    const cudaLaunchConfig_t config = config_of(count / 2);
+    return cudaLaunchKernelEx(&config, fill, static_cast<uint32_t*>(data), count / 2, Format::bf16,
+                              size, seed);
 }
 
 }  // namespace tessera::gpu

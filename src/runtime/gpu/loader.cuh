@@ -28,7 +28,7 @@ class Loader {
             const Phase p = b_.phases[i];
             if (p.matrix.data == nullptr) continue;
             if (b_.routes(p, i)) {
-                wait(b_.routed(), b_.routed_turn, Awaited::kFullPage, b_.distress());
+                wait(b_.routed(), b_.routed_turn, Awaited::kRouting, b_.distress());
                 b_.routed_turn ^= 1;
             }
             const Pages pages(p, p.moe ? b_.routing().live : 0);

@@ -24,7 +24,8 @@ constexpr const char* kAwaited[] = {"nothing",
                                     "a page of weights",
                                     "an empty place for a page",
                                     "another warp of the block",
-                                    "the end of a round"};
+                                    "the end of a round",
+                                    "the rows' experts"};
 
 std::vector<float> angles_of(const Shape& s, uint32_t positions) {
     std::vector<float> frequencies = rotary_frequencies(s.full);
@@ -222,7 +223,8 @@ void Walker::check(cudaError_t result, const char* what) const {
                     sizeof(note));
         if (note.awaited == 0) continue;
         fmt::print(stderr, "  block {}, thread {}: waited for {}: {} needed, {} seen\n", block,
-                   note.thread, kAwaited[std::min(note.awaited, 5u)], note.needed, note.seen);
+                   note.thread, kAwaited[std::min<size_t>(note.awaited, std::size(kAwaited) - 1)],
+                   note.needed, note.seen);
     }
     std::abort();
 }

@@ -301,8 +301,8 @@ __device__ __forceinline__ void load_rounds(const RoundsLaunch& launch, std::byt
 template <typename Faults>
 __global__ __launch_bounds__(kBlockThreads,
                              1) void rounds(const __grid_constant__ RoundsLaunch launch) {
-    extern __shared__ __align__(128) std::byte memory[];
-    __shared__ Told told;
+    std::byte* const memory = dynamic_shared();
+    Told& told = static_shared<Told>();
     if (threadIdx.x == 0) {
         const Block block = block_of(launch.target, memory);
         told.at = launch.input.from;

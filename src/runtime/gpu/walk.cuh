@@ -16,7 +16,7 @@ __global__ __launch_bounds__(kBlockThreads, 1) void walk(const __grid_constant__
                                                          const Phase* phases, uint32_t begin,
                                                          uint32_t end, const Step* step,
                                                          uint64_t passed) {
-    extern __shared__ __align__(128) std::byte memory[];
+    std::byte* const memory = dynamic_shared();
     Block block{{net, memory},
                 phases,
                 begin,
