@@ -223,7 +223,8 @@ void Walker::check(cudaError_t result, const char* what) const {
                     sizeof(note));
         if (note.awaited == 0) continue;
         fmt::print(stderr, "  block {}, thread {}: waited for {}: {} needed, {} seen\n", block,
-                   note.thread, kAwaited[std::min<size_t>(note.awaited, std::size(kAwaited) - 1)], note.needed, note.seen);
+                   note.thread, kAwaited[std::min<size_t>(note.awaited, std::size(kAwaited) - 1)],
+                   note.needed, note.seen);
     }
     std::abort();
 }
