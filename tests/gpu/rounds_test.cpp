@@ -36,7 +36,7 @@ class GpuRounds : public testing::Test {
 };
 
 TEST_F(GpuRounds, ChooseWhatStepsChoose) {
-    const uint32_t tokens = sized(60, 12), block = pair.shape.block;
+    const uint32_t tokens = sized(60, 8), block = pair.shape.block;
     Writing writing(pair);
     for (const float temperature : {0.0f, 0.8f}) {
         const auto expected = writing.in_steps(ask_for(temperature, 0, tokens), tokens);
