@@ -115,6 +115,7 @@ struct Warp {
     Thread* lanes = nullptr;  // kLanes
     uint32_t count = 0, arrived = 0;
     Meeting meeting{};
+    uint64_t held_until = 0;  // round
 };
 
 struct BlockBarrier {
@@ -380,13 +381,20 @@ class Grid::State {
     void round() {
         ++rounds_;
         moved_ = land();
-        if (seed_ != 0) std::shuffle(warps_.begin(), warps_.end(), random_);
+        if (seed_ != 0) mix();
+        bool held = false;
         for (Warp* warp : warps_) {
+            if (warp->held_until > rounds_) {
+                held = true;
+                continue;
+            }
             run(*warp);
             if (failed_) return;
         }
         now_ns_ += kTurnNs;
-        still_ = !moved_ && copies_.empty();
+        if (held && !moved_)
+            for (Warp* warp : warps_) warp->held_until = 0;
+        still_ = !moved_ && !held && copies_.empty();
         if (still_) {
             now_ns_ += kStillNs;
             if (!anyone(Doing::polling) && !ended_) report();
@@ -395,6 +403,19 @@ class Grid::State {
             ended_ = false;
             fill();
         }
+    }
+
+    // Another order of warps, and now and then a warp or a block that is late by many rounds: what
+    // is not waited for is found by who comes long before it.
+    void mix() {
+        std::shuffle(warps_.begin(), warps_.end(), random_);
+        const uint64_t chance = random_() % 32;
+        if (chance < 8) warps_[0]->held_until = rounds_ + random_() % 100;
+        if (chance > 0) return;
+        const Block* const late = warps_[0]->block;
+        const uint64_t until = rounds_ + random_() % 400;
+        for (Warp* warp : warps_)
+            if (warp->block == late) warp->held_until = until;
     }
 
     bool land() {
