@@ -116,9 +116,12 @@ TEST_F(OnGpu, ChoosesTheCpusTokens) {
 
 TEST_F(OnGpu, SpeculationChangesNoToken) {
     size_t turn = 0;
-    const uint32_t count = sized(60, 9);
+    const uint32_t count = sized(60, 7);
     for (const char* prompt : prompts(1)) {
-        for (const Sampling& sampling : samplings()) {
+        // Rounds of the card's own, and what the host has to choose, are always among them.
+        const std::vector<Sampling> all = samplings();
+        for (size_t i = sized(0, 1); i < all.size(); i += sized(1, 2)) {
+            const Sampling& sampling = all[i];
             const std::vector<Token> expected = written(on_gpu(), prompt, sampling, kOff, count);
             for (const Speculation& mode : {kModes[turn % 4], kModes[++turn % 4]})
                 EXPECT_EQ(written(on_gpu(), prompt, sampling, mode, count), expected)
@@ -141,7 +144,7 @@ TEST_F(OnGpu, AcceptsWhatTheCpusDrafterWouldHaveAccepted) {
 
 TEST_F(OnGpu, SessionsInOneStepWriteWhatEachWritesAlone) {
     const std::vector<Sampling> all = samplings();
-    const uint32_t count = sized(40, 5), texts = sized(6, 3);
+    const uint32_t count = sized(40, 4), texts = sized(6, 3);
     std::vector<Session> sessions;
     std::vector<std::vector<Token>> expected, found(texts);
     for (size_t i = 0; i < texts; ++i) {
@@ -163,12 +166,12 @@ TEST_F(OnGpu, SessionsInOneStepWriteWhatEachWritesAlone) {
 }
 
 TEST_F(OnGpu, ComesBackToAnEarlierTurn) {
-    const std::vector<Token> prompt = on_gpu().encode(kPrompts[1]);
+    const std::vector<Token> prompt = on_gpu().encode(kPrompts[sized(1, 0)]);
     const std::vector<Token> first = on_gpu().encode("        self.one = 1\n");
     const std::vector<Token> second = on_gpu().encode("        self.two = 2\n");
     Session session(on_gpu(), {});
     session.append(prompt);
-    const uint32_t count = sized(150, 6);  // on a card further than any ring remembers
+    const uint32_t count = sized(150, 4);  // on a card further than any ring remembers
     const std::vector<Token> answer = take(session, count);
     session.append(first);
     take(session, count);
@@ -188,7 +191,7 @@ TEST_F(OnGpu, ComesBackToAnEarlierTurn) {
 }
 
 TEST_F(OnGpu, FillsTheContextAndNoMore) {
-    const uint32_t context = sized(70, 16);
+    const uint32_t context = sized(70, 14);
     const Model model = load(Device::kGpu, context);
     std::vector<std::vector<Token>> texts;
     for (const Speculation& mode : {kOff, kModes[0], kModes[1], kModes[2]}) {

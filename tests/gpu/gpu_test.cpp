@@ -67,7 +67,8 @@ TEST_F(Gpu, EveryPhaseLeavesWhatTheCpusTilesLeave) {
 
 // Bit for bit: launches in the place of barriers, one row in the place of eight.
 TEST_F(Gpu, ARowNeverKnowsItsNeighboursNorItsPath) {
-    for (const auto& [name, changes] : kShapes) {
+    for (size_t i = 0; i < kShapes.size(); i += sized(1, 2)) {
+        const auto& [name, changes] = kShapes[i];
         const Toy toy(test::toy_shape(changes));
         const PackedWeights packed = toy.pack();
         const auto tokens = seeded_tokens(sized(160, 9), packed.shape.vocab);
@@ -182,7 +183,7 @@ TEST_F(Gpu, TheBundledModelChoosesTheSameTokens) {
 
 TEST_F(Gpu, TheBundledModelsRowsAndPathsAreEqualBitForBit) {
     const Bundled& b = bundled();
-    const auto tokens = seeded_tokens(sized(300, 11), b.shape.vocab);
+    const auto tokens = seeded_tokens(sized(300, 9), b.shape.vocab);
     const auto expected = Device(b.packed, Path::graph).read_all(tokens, 8);
     EXPECT_EQ(Device(b.packed, Path::persistent).read_all(tokens, 8), expected);
     EXPECT_EQ(Device(b.packed, Path::persistent).read_all(tokens, 1), expected);

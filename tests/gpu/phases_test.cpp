@@ -6,27 +6,16 @@
 #include <gtest/gtest.h>
 
 #include "runtime/gpu/plans.h"
-#include "runtime/support.h"
+
+#include "gpu/pair.h"
 
 namespace tessera {
 namespace {
 
+using test::Pair;
 using test::Toy;
 
 constexpr uint32_t kContext = 256, kBlocks = 132;
-
-struct Pair {
-    Pair() : weights(bind_drafter(made.checkpoint, shape, test::seeded_mask(shape, 5))) {}
-
-    // A drafter's values have to be as wide as its keys here.
-    DrafterShape shape = test::toy_drafter_shape({{"head_dim", 32}, {"v_head_dim", 32}});
-    Toy toy{test::toy_shape({{"head_dim", 32}, {"swa_head_dim", 32}})};
-    test::SeededCheckpoint made = test::seeded_checkpoint(shape, 5);
-    DrafterWeights weights;
-    PackedWeights target = toy.pack();
-    PackedWeights drafter = pack_drafter(
-        weights, target, {.ranks = 1, .threads = 1, .progress = {}, .drop = {}, .fp8 = Fp8::keep});
-};
 
 // Weights that lie where a device's would, but in the host's memory.
 gpu::DeviceWeights on_host(const PackedWeights& packed, const std::vector<bf16>& gains) {

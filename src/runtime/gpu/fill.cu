@@ -1,7 +1,6 @@
-#include "runtime/gpu/fill.h"
-
 #include <algorithm>
 
+#include "runtime/gpu/fill.h"
 #include "tiles/e2m1_gpu.h"
 #include "tiles/instructions_gpu.cuh"
 

@@ -34,7 +34,8 @@ __device__ inline uint64_t now_ns() {
     return time;
 }
 
-// A thread that polls holds up none: where threads take turns, this is where one gives its own away.
+// A thread that polls holds up none: where threads take turns, this is where one gives its own
+// away.
 __device__ inline void let_others_run() {}
 
 // A barrier among the first `threads` of a block; `id` 1 to 15 (0 is __syncthreads).
@@ -186,8 +187,8 @@ __device__ inline void copy_to_page(void* page, const void* from, uint32_t bytes
         "l"(from), "r"(bytes), "r"(shared_address(full))
         : "memory");
 }
-__device__ inline void copy_to_page(void* page, const void* from, uint32_t bytes,
-                                    PageBarrier* full, uint64_t l2_policy) {
+__device__ inline void copy_to_page(void* page, const void* from, uint32_t bytes, PageBarrier* full,
+                                    uint64_t l2_policy) {
     asm volatile(
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
         "[%0], [%1], %2, [%3], %4;" ::"r"(shared_address(page)),

@@ -1,7 +1,7 @@
 // The primitives that order memory on the GPU: signal, wait and page_load, each with the reason why
 // its order suffices. No other code of the GPU runtime touches memory order (but for the one-line
-// instructions that they are made of, instructions.cuh). The fourth, exchange, comes with the second
-// GPU.
+// instructions that they are made of, instructions.cuh). The fourth, exchange, comes with the
+// second GPU.
 //
 // Every wait has a limit. One that lasts longer leaves a note of who waits for what in host memory,
 // which outlives the context, and traps: a bug ends the kernel, it does not hang the card. Ruled
@@ -28,7 +28,7 @@ enum class Awaited : uint32_t {
 // theirs is the note that is left.
 constexpr __host__ __device__ uint64_t spin_limit_ns(Awaited awaited) {
     return awaited == Awaited::kEvent || awaited == Awaited::kFullPage ? kSpinLimitNs
-                                                                      : 2 * kSpinLimitNs;
+                                                                       : 2 * kSpinLimitNs;
 }
 
 // What a block leaves behind when it gives up. A board has one entry a block, in pinned host

@@ -60,8 +60,7 @@ class Fiber {
   public:
     explicit Fiber(const std::function<void()>*& body)
         : inside_(std::allocator_arg, Stacks(),
-                  [this, &body](boost::context::fiber&& hub) -> boost::context::fiber {
-                      hub_ = std::move(hub);
+                  [this, &body](boost::context::fiber&&) -> boost::context::fiber {
                       while (true) {
                           (*body)();
                           over_ = true;
@@ -69,17 +68,28 @@ class Fiber {
                       }
                   }) {}
 
-    // Whether the thread is over.
-    bool enter() {
-        over_ = false;
-        inside_ = std::move(inside_).resume();
-        return over_;
-    }
-    void leave() { hub_ = std::move(hub_).resume(); }
+    // From the scheduler and back, or past it to another.
+    void enter() { to(inside_, hub()); }
+    void leave() { to(hub(), inside_); }
+    void pass_to(Fiber& other) { to(other.inside_, inside_); }
+
+    // Whether the thread is over, since it was asked last.
+    bool ended() { return std::exchange(over_, false); }
 
   private:
+    static boost::context::fiber& hub() {
+        static auto& one = *new boost::context::fiber;
+        return one;
+    }
+    static void to(boost::context::fiber& next, boost::context::fiber& own) {
+        std::move(next).resume_with([&own](boost::context::fiber&& left) {
+            own = std::move(left);
+            return boost::context::fiber();
+        });
+    }
+
     bool over_ = false;
-    boost::context::fiber hub_, inside_;
+    boost::context::fiber inside_;
 };
 
 struct Warp;
@@ -105,6 +115,7 @@ struct Warp {
     Thread* lanes = nullptr;  // kLanes
     uint32_t count = 0, arrived = 0;
     Meeting meeting{};
+    uint64_t held_until = 0;  // round
 };
 
 struct BlockBarrier {
@@ -186,7 +197,9 @@ double bf16_value(uint32_t bits) {
 [[gnu::target_clones("avx2", "default")]]
 #endif
 void multiply(Thread* lanes) {
-    double a[16][16], b[16][8];
+    using Four [[gnu::vector_size(32)]] = double;
+    double a[16][16];
+    alignas(32) double b[16][8];
     for (uint32_t lane = 0; lane < kLanes; ++lane) {
         const uint32_t g = lane / 4, q = lane % 4;
         const uint32_t* const o = lanes[lane].operands;
@@ -200,10 +213,14 @@ void multiply(Thread* lanes) {
         }
     }
     for (uint32_t row = 0; row < 16; ++row) {
-        double sums[8] = {};
-        for (uint32_t k = 0; k < 16; ++k)
-            for (uint32_t column = 0; column < 8; ++column)
-                sums[column] += a[row][k] * b[k][column];
+        Four low{}, high{};
+        for (uint32_t k = 0; k < 16; ++k) {
+            low += a[row][k] * *reinterpret_cast<const Four*>(&b[k][0]);
+            high += a[row][k] * *reinterpret_cast<const Four*>(&b[k][4]);
+        }
+        alignas(32) double sums[8];
+        *reinterpret_cast<Four*>(&sums[0]) = low;
+        *reinterpret_cast<Four*>(&sums[4]) = high;
         for (uint32_t column = 0; column < 8; ++column) {
             float& sum = lanes[row % 8 * 4 + column / 2].sums[row / 8 * 2 + column % 2];
             sum = static_cast<float>(static_cast<double>(sum) + sums[column]);
@@ -251,7 +268,13 @@ class Grid::State {
     void wait(Doing doing) {
         Thread& thread = *current_;
         thread.doing = doing;
-        thread.fiber->leave();
+        count_turn(doing != Doing::polling);
+        if (Thread* const next = failed_ ? nullptr : next_lane()) {
+            prepare(*next);
+            thread.fiber->pass_to(*next->fiber);
+        } else {
+            thread.fiber->leave();
+        }
     }
 
     // The thread has no other turn.
@@ -358,13 +381,20 @@ class Grid::State {
     void round() {
         ++rounds_;
         moved_ = land();
-        if (seed_ != 0) std::shuffle(warps_.begin(), warps_.end(), random_);
+        if (seed_ != 0) mix();
+        bool held = false;
         for (Warp* warp : warps_) {
+            if (warp->held_until > rounds_) {
+                held = true;
+                continue;
+            }
             run(*warp);
             if (failed_) return;
         }
         now_ns_ += kTurnNs;
-        still_ = !moved_ && copies_.empty();
+        if (held && !moved_)
+            for (Warp* warp : warps_) warp->held_until = 0;
+        still_ = !moved_ && !held && copies_.empty();
         if (still_) {
             now_ns_ += kStillNs;
             if (!anyone(Doing::polling) && !ended_) report();
@@ -373,6 +403,19 @@ class Grid::State {
             ended_ = false;
             fill();
         }
+    }
+
+    // Another order of warps, and now and then a warp or a block that is late by many rounds: what
+    // is not waited for is found by who comes long before it.
+    void mix() {
+        std::shuffle(warps_.begin(), warps_.end(), random_);
+        const uint64_t chance = random_() % 32;
+        if (chance < 8) warps_[0]->held_until = rounds_ + random_() % 100;
+        if (chance > 0) return;
+        const Block* const late = warps_[0]->block;
+        const uint64_t until = rounds_ + random_() % 400;
+        for (Warp* warp : warps_)
+            if (warp->block == late) warp->held_until = until;
     }
 
     bool land() {
@@ -411,24 +454,34 @@ class Grid::State {
 
     // Its lanes, until all of them wait; of a seed, or until chance has it.
     void run(Warp& warp) {
-        for (bool moved = true; moved;) {
-            moved = false;
-            const auto first = static_cast<uint32_t>(seed_ == 0 ? 0 : random_() % kLanes);
-            for (uint32_t i = 0; i < warp.count; ++i) {
-                const uint32_t lane = (i + first) % warp.count;
-                Thread& thread = warp.lanes[lane];
-                if (!can_go(thread)) continue;
-                enter(thread);
+        do {
+            sweep_ = {&warp, static_cast<uint32_t>(seed_ == 0 ? 0 : random_() % kLanes)};
+            while (Thread* const thread = next_lane()) {
+                prepare(*thread);
+                thread->fiber->enter();
+                if (current_->fiber->ended()) end(*current_);
                 if (failed_) return;
-                moved |= thread.doing != Doing::polling;
-                ++turns_;
             }
-            moved_ |= moved;
-            if (seed_ != 0 && random_() % 8 == 0) return;
-        }
+            moved_ |= sweep_.moved;
+        } while (sweep_.moved && (seed_ == 0 || random_() % 8 != 0));
     }
 
-    void enter(Thread& thread) {
+    Thread* next_lane() {
+        while (sweep_.next < sweep_.warp->count) {
+            Thread& thread =
+                sweep_.warp->lanes[(sweep_.first + sweep_.next++) % sweep_.warp->count];
+            if (can_go(thread)) return &thread;
+        }
+        return nullptr;
+    }
+
+    void count_turn(bool moved) {
+        sweep_.moved |= moved;
+        ++turns_;
+    }
+
+    // It is the thread's turn.
+    void prepare(Thread& thread) {
         if (thread.doing == Doing::fresh) {
             if (idle().empty()) {
                 fibers().push_back(std::make_unique<Fiber>(body()));
@@ -445,10 +498,10 @@ class Grid::State {
         gridDim = {launch_.blocks, 1, 1};
         current_ = &thread;
         body() = &launch_.thread;
-        if (thread.fiber->enter()) end(thread);
     }
 
     void end(Thread& thread) {
+        count_turn(true);
         idle().push_back(std::exchange(thread.fiber, nullptr));
         thread.doing = Doing::over;
         if (thread.warp->arrived > 0) {
@@ -543,6 +596,12 @@ class Grid::State {
     std::vector<std::unique_ptr<Block>> blocks_;
     std::vector<Warp*> warps_;
     std::vector<Copy> copies_;
+    // Through the lanes of a warp that can go: one passes the turn to the next.
+    struct Sweep {
+        Warp* warp = nullptr;
+        uint32_t first = 0, next = 0;
+        bool moved = false;
+    } sweep_;
     Thread* current_ = nullptr;
     uint64_t told_all_ = 0, turns_ = 0, rounds_ = 0, now_ns_ = 1;
     bool failed_ = false, moved_ = false, still_ = false, ended_ = false;
