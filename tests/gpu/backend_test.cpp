@@ -116,7 +116,7 @@ TEST_F(OnGpu, ChoosesTheCpusTokens) {
 
 TEST_F(OnGpu, SpeculationChangesNoToken) {
     size_t turn = 0;
-    const uint32_t count = sized(60, 7);
+    const uint32_t count = sized(60, 5);
     for (const char* prompt : prompts(1)) {
         // Rounds of the card's own, and what the host has to choose, are always among them.
         const std::vector<Sampling> all = samplings();
@@ -136,7 +136,7 @@ TEST_F(OnGpu, AcceptsWhatTheCpusDrafterWouldHaveAccepted) {
     for (const Model* const model : {&on_cpu(), &on_gpu()}) {
         Session session(*model, {}, {Speculate::kFixed});
         session.append(model->encode(kPrompts[1]));
-        take(session, sized(96, 24));
+        take(session, sized(96, 20));
         tokens_per_step[model == &on_gpu()] = session.stats().tokens_per_step();
     }
     EXPECT_GT(tokens_per_step[1], 0.8 * tokens_per_step[0]);
@@ -144,7 +144,7 @@ TEST_F(OnGpu, AcceptsWhatTheCpusDrafterWouldHaveAccepted) {
 
 TEST_F(OnGpu, SessionsInOneStepWriteWhatEachWritesAlone) {
     const std::vector<Sampling> all = samplings();
-    const uint32_t count = sized(40, 4), texts = sized(6, 3);
+    const uint32_t count = sized(40, 4), texts = sized(6, 2);
     std::vector<Session> sessions;
     std::vector<std::vector<Token>> expected, found(texts);
     for (size_t i = 0; i < texts; ++i) {
@@ -171,7 +171,7 @@ TEST_F(OnGpu, ComesBackToAnEarlierTurn) {
     const std::vector<Token> second = on_gpu().encode("        self.two = 2\n");
     Session session(on_gpu(), {});
     session.append(prompt);
-    const uint32_t count = sized(150, 4);  // on a card further than any ring remembers
+    const uint32_t count = sized(150, 3);  // on a card further than any ring remembers
     const std::vector<Token> answer = take(session, count);
     session.append(first);
     take(session, count);
@@ -191,7 +191,7 @@ TEST_F(OnGpu, ComesBackToAnEarlierTurn) {
 }
 
 TEST_F(OnGpu, FillsTheContextAndNoMore) {
-    const uint32_t context = sized(70, 14);
+    const uint32_t context = sized(70, 12);
     const Model model = load(Device::kGpu, context);
     std::vector<std::vector<Token>> texts;
     for (const Speculation& mode : {kOff, kModes[0], kModes[1], kModes[2]}) {
