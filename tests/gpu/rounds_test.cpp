@@ -68,6 +68,27 @@ TEST_F(GpuRounds, ChooseWhatStepsChoose) {
     }
 }
 
+// Nuclei so small that the best score of all is often not in them.
+TEST_F(GpuRounds, LeaveWhatTheHostsMasksLeave) {
+    const uint32_t tokens = sized(60, 6);
+    Writing writing(pair);
+    uint32_t refused = 0;
+    const auto unmasked = writing.in_steps(ask_for(3, 0, tokens), tokens);
+    constexpr std::pair<float, float> kMasks[] = {{0.3f, 0}, {0.05f, 0}, {1, 0.4f}, {0.5f, 0.2f}};
+    for (const auto& [top_p, min_p] : kMasks) {
+        RoundsAsk ask = ask_for(3, 0, tokens);
+        ask.top_p = top_p;
+        ask.min_p = min_p;
+        const auto expected = writing.in_steps(ask, tokens);
+        refused += expected != unmasked;
+        ask.drafts = 2;
+        std::vector<uint32_t> found = writing.in_rounds(ask, tokens);
+        found.resize(expected.size());
+        EXPECT_EQ(found, expected) << "top-p " << top_p << ", min-p " << min_p;
+    }
+    EXPECT_GE(refused, 3u);
+}
+
 // What the card says of its drafts is what the drafter's logits say.
 TEST_F(GpuRounds, SayHowSureTheDrafterIs) {
     Writing writing(pair);
