@@ -14,9 +14,15 @@
 
 #include "engine/gpu.h"
 #include "support/seeded.h"
+#include "support/texts.h"
 
 namespace tessera {
 namespace {
+
+using test::kOff;
+using test::kPrompts;
+using test::take;
+using test::written;
 
 uint64_t rounds_begun = 0, rounds_stopped = 0;
 
@@ -88,17 +94,9 @@ const Model& on_cpu() {
     return model;
 }
 
-constexpr Speculation kOff{Speculate::kOff};
-constexpr Speculation kModes[] = {
+// Every way, in turns.
+constexpr Speculation kWays[] = {
     kOff, {Speculate::kFixed}, {Speculate::kAuto}, {Speculate::kFixed, 3}, {Speculate::kAuto, 2}};
-
-const char* const kPrompts[] = {
-    "def fibonacci(n):",
-    "The package can be installed with pip. Once it is",
-    "x",
-    "def add(a, b):\n    return a + b\n\ndef sub(a, b):\n    return a - b\n\n# The same again\n"
-    "def add(a, b):\n",
-};
 
 std::vector<Sampling> samplings() {
     std::vector<Sampling> all(6);
@@ -111,27 +109,14 @@ std::vector<Sampling> samplings() {
     return all;
 }
 
-std::vector<Token> take(Session& session, uint32_t count) {
-    std::vector<Token> text;
-    while (text.size() < count) text.push_back(session.next());
-    return text;
-}
-
-std::vector<Token> written(const Model& model, std::string_view prompt, const Sampling& sampling,
-                           const Speculation& speculation, uint32_t count) {
-    Session session(model, sampling, speculation);
-    session.append(model.encode(prompt));
-    return take(session, count);
-}
-
 TEST(Rounds, WriteWhatStepsWrite) {
     const uint64_t before = rounds_begun;
     size_t turn = 0;
-    for (const char* prompt : {kPrompts[0], kPrompts[3]}) {
+    for (const char* prompt : {kPrompts[0], kPrompts[5]}) {
         for (const Sampling& sampling : samplings()) {
             const std::vector<Token> expected = written(on_cpu(), prompt, sampling, kOff, 60);
             for (int i = 0; i < 2; ++i) {
-                const Speculation& mode = kModes[turn++ % std::size(kModes)];
+                const Speculation& mode = kWays[turn++ % std::size(kWays)];
                 EXPECT_EQ(written(on_card(), prompt, sampling, mode, 60), expected)
                     << prompt << ", T " << sampling.temperature << ", mode "
                     << static_cast<int>(mode.mode) << ", max " << mode.max_draft;
@@ -143,11 +128,11 @@ TEST(Rounds, WriteWhatStepsWrite) {
 
 // Figures are those of the same rounds made step by step.
 TEST(Rounds, AreCounted) {
-    for (const Speculation& mode : {kModes[0], kModes[1]}) {
+    for (const Speculation& mode : {kWays[0], kWays[1]}) {
         Stats stats[2];
         for (const Model* model : {&on_cpu(), &on_card()}) {
             Session session(*model, {}, mode);
-            session.append(model->encode(kPrompts[1]));
+            session.append(model->encode(kPrompts[3]));
             take(session, 50);
             while (session.ready() > 0) session.next();
             stats[model == &on_card()] = session.stats();
@@ -177,7 +162,7 @@ TEST(Rounds, AnythingMayComeBetween) {
     std::vector<Pair> pairs;
     const std::vector<Sampling> all = samplings();
     for (size_t i = 0; i < 3; ++i) {
-        const Speculation& mode = kModes[i % 3];
+        const Speculation& mode = kWays[i % 3];
         pairs.push_back({Session(card, all[i], mode), Session(cpu, all[i], mode)});
         for (Session* const s : {&pairs.back().card, &pairs.back().cpu})
             s->append(cpu.encode(kPrompts[i]));
@@ -211,7 +196,7 @@ TEST(Rounds, AnythingMayComeBetween) {
             }
             case 2: {  // another answer on the same memory
                 const Sampling& sampling = all[draw(6)];
-                const Speculation& mode = kModes[draw(5)];
+                const Speculation& mode = kWays[draw(5)];
                 both([&](Session& s) { s.restart(sampling, mode); });
                 break;
             }
@@ -232,7 +217,7 @@ TEST(Rounds, AnythingMayComeBetween) {
                 both([](Session& s) { s.next(); });
                 EXPECT_EQ(pair.card.likelihood().log_probability,
                           pair.cpu.likelihood().log_probability);
-                both([&](Session& s) { s.restart(all[0], kModes[1]); });
+                both([&](Session& s) { s.restart(all[0], kWays[1]); });
                 break;
             default:
                 for (uint32_t i = draw(30); i > 0 && pair.cpu.room() > 0; --i)
@@ -247,9 +232,9 @@ TEST(Rounds, AnythingMayComeBetween) {
 
 // Who wants to see logits behind a round gets them, and the text goes on as it would have.
 TEST(Rounds, MakeWayForWhoeverLooks) {
-    for (const Speculation& mode : kModes) {
+    for (const Speculation& mode : kWays) {
         Session card(on_card(), {}, mode), cpu(on_cpu(), {}, mode);
-        for (Session* const s : {&card, &cpu}) s->append(on_cpu().encode(kPrompts[1]));
+        for (Session* const s : {&card, &cpu}) s->append(on_cpu().encode(kPrompts[3]));
         for (uint32_t looks = 0; looks < 3; ++looks) {
             for (int i = 0; i < 12 || card.ready() > 0; ++i) ASSERT_EQ(card.next(), cpu.next());
             // Likelihoods are of the steps that follow.
@@ -268,7 +253,7 @@ TEST(Rounds, MakeWayForWhoeverLooks) {
 TEST(Rounds, FillTheContextAndNoMore) {
     const Model model = load(Device::kGpu, 70);
     std::vector<std::vector<Token>> texts;
-    for (const Speculation& mode : kModes) {
+    for (const Speculation& mode : kWays) {
         Session session(model, {}, mode);
         session.append(model.encode(kPrompts[0]));
         std::vector<Token>& text = texts.emplace_back();

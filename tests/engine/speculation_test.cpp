@@ -14,27 +14,21 @@
 #include "checkpoint/scratch_folder.h"
 #include "tessera/session.h"
 
+#include "support/texts.h"
+
 namespace tessera {
 namespace {
+
+using test::kModes;
+using test::kOff;
+using test::kPrompts;
+using test::take;
+using test::written;
 
 const Model& bundled() {
     static const Model model = Model::load(TESSERA_MODEL);
     return model;
 }
-
-constexpr Speculation kOff{Speculate::kOff};
-constexpr Speculation kModes[] = {
-    {Speculate::kAuto}, {Speculate::kFixed}, {Speculate::kFixed, 3}, {Speculate::kAuto, 2}};
-
-const char* const kPrompts[] = {
-    "def fibonacci(n):",
-    "import os\nimport sys\n\nclass Reader:\n    def __init__(self, path):\n",
-    "| name | size |\n|---|---|\n| one | 1 |\n| two | 2 |\n",
-    "The package can be installed with pip. Once it is",
-    "x",
-    "def add(a, b):\n    return a + b\n\ndef sub(a, b):\n    return a - b\n\n# The same again\n"
-    "def add(a, b):\n",
-};
 
 std::vector<Sampling> samplings() {
     std::vector<Sampling> all(7);
@@ -48,19 +42,6 @@ std::vector<Sampling> samplings() {
     return all;
 }
 
-std::vector<Token> take(Session& session, uint32_t count) {
-    std::vector<Token> text;
-    while (text.size() < count) text.push_back(session.next());
-    return text;
-}
-
-std::vector<Token> written(std::string_view prompt, const Sampling& sampling,
-                           const Speculation& speculation, uint32_t count) {
-    Session session(bundled(), sampling, speculation);
-    session.append(bundled().encode(prompt));
-    return take(session, count);
-}
-
 TEST(Speculation, TheBundledModelHasADrafter) {
     EXPECT_THAT(bundled().info().drafter, testing::HasSubstr("DFlash"));
     LoadOptions without;
@@ -72,10 +53,10 @@ TEST(Speculation, ChangesNoToken) {
     size_t turn = 0;
     for (const char* prompt : kPrompts) {
         for (const Sampling& sampling : samplings()) {
-            const std::vector<Token> expected = written(prompt, sampling, kOff, 40);
+            const std::vector<Token> expected = written(bundled(), prompt, sampling, kOff, 40);
             // Two of the four in turn: the long form has all of all.
             for (const Speculation& mode : {kModes[turn % 4], kModes[++turn % 4]})
-                EXPECT_EQ(written(prompt, sampling, mode, 40), expected)
+                EXPECT_EQ(written(bundled(), prompt, sampling, mode, 40), expected)
                     << prompt << ", T " << sampling.temperature << ", max " << mode.max_draft;
         }
     }
@@ -131,7 +112,7 @@ TEST(Speculation, SessionsInOneStepWriteWhatEachWritesAlone) {
     std::vector<Session> sessions;
     std::vector<std::vector<Token>> expected, found(6);
     for (size_t i = 0; i < 6; ++i) {
-        expected.push_back(written(kPrompts[i], all[i], kOff, 30));
+        expected.push_back(written(bundled(), kPrompts[i], all[i], kOff, 30));
         sessions.emplace_back(bundled(), all[i], i % 3 == 0 ? kOff : kModes[i % 4]);
         sessions.back().append(bundled().encode(kPrompts[i]));
     }
@@ -223,7 +204,7 @@ TEST(Speculation, FillsTheContextAndNoMore) {
 // What a caller does at an end: it stops asking. Blocks reach beyond, and nobody hears of it.
 TEST(Speculation, AnEndInsideABlockIsAnEnd) {
     // A text whose token `end` comes only once, somewhere inside a block of the fixed mode.
-    const std::vector<Token> whole = written(kPrompts[1], {}, kOff, 60);
+    const std::vector<Token> whole = written(bundled(), kPrompts[1], {}, kOff, 60);
     for (const uint32_t end : {1u, 7u, 8u, 9u, 23u}) {
         Session session(bundled(), {}, {Speculate::kFixed});
         session.append(bundled().encode(kPrompts[1]));

@@ -11,11 +11,18 @@
 #include "tessera/session.h"
 
 #include "gpu/sized.h"
+#include "support/texts.h"
 
 namespace tessera {
 namespace {
 
 using test::sized;
+
+using test::kModes;
+using test::kOff;
+using test::kPrompts;
+using test::take;
+using test::written;
 
 class OnGpu : public testing::Test {
   protected:
@@ -39,20 +46,6 @@ const Model& on_cpu() {
     return model;
 }
 
-constexpr Speculation kOff{Speculate::kOff};
-constexpr Speculation kModes[] = {
-    {Speculate::kAuto}, {Speculate::kFixed}, {Speculate::kFixed, 3}, {Speculate::kAuto, 2}};
-
-const std::vector<const char*> kPrompts = {
-    "def fibonacci(n):",
-    "import os\nimport sys\n\nclass Reader:\n    def __init__(self, path):\n",
-    "| name | size |\n|---|---|\n| one | 1 |\n| two | 2 |\n",
-    "The package can be installed with pip. Once it is",
-    "x",
-    "def add(a, b):\n    return a + b\n\ndef sub(a, b):\n    return a - b\n\n# The same again\n"
-    "def add(a, b):\n",
-};
-
 std::vector<Sampling> samplings() {
     std::vector<Sampling> all(4);
     all[1].temperature = 0.7f;
@@ -63,22 +56,9 @@ std::vector<Sampling> samplings() {
     return all;
 }
 
-std::vector<Token> take(Session& session, uint32_t count) {
-    std::vector<Token> text;
-    while (text.size() < count) text.push_back(session.next());
-    return text;
-}
-
-std::vector<Token> written(const Model& model, std::string_view prompt, const Sampling& sampling,
-                           const Speculation& speculation, uint32_t count) {
-    Session session(model, sampling, speculation);
-    session.append(model.encode(prompt));
-    return take(session, count);
-}
-
 // The first of them, as many as there is time for.
 std::span<const char* const> prompts(uint32_t emulated) {
-    return std::span(kPrompts).first(sized(static_cast<uint32_t>(kPrompts.size()), emulated));
+    return std::span(kPrompts).first(sized(static_cast<uint32_t>(std::size(kPrompts)), emulated));
 }
 
 // After every token of a text the card expects what the CPU expects: the same token, or one whose
