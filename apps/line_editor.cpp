@@ -98,7 +98,9 @@ std::optional<std::string> LineEditor::read() {
         }
         std::string text(line, static_cast<size_t>(bytes));
         if (text.back() == '\n') text.pop_back();
-        if (!state_->cleared) return text;
+        if (state_->cleared) continue;
+        clear_interrupt();
+        return text;
     }
 }
 

@@ -15,7 +15,8 @@ class LineEditor {
     LineEditor(const LineEditor&) = delete;
     LineEditor& operator=(const LineEditor&) = delete;
 
-    // One line without its end; none at Ctrl-D or where the input ends.
+    // One line without its end; none at Ctrl-D or where the input ends. What was interrupted before
+    // is forgotten: interrupted() is of what comes after the line.
     std::optional<std::string> read();
 
     // What is found again with the arrow keys.

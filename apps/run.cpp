@@ -255,7 +255,6 @@ void run_interactive(const Model& model, const RunOptions& options) {
     LineEditor editor("> ", history_file());
     std::optional<Dialogue> dialogue(std::in_place, model, options);
     while (const auto line = editor.read()) {
-        clear_interrupt();
         if (line->empty()) continue;
         editor.remember(*line);
         try {
