@@ -9,18 +9,17 @@
 #include <utility>
 #include <vector>
 
-#include <boost/context/fiber.hpp>
-#include <boost/context/protected_fixedsize_stack.hpp>
 #include <fmt/format.h>
 
+#include "gpu/emulated/fiber.h"
 #include "gpu/emulated/memory.h"
+#include "gpu/emulated/product.h"
 
 emulated::Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulated {
 namespace {
 
-constexpr uint32_t kStackBytes = 64 * 1024;
 constexpr uint32_t kSharedAlignment = 1024;
 constexpr uint32_t kStaticBytes = 4096;
 constexpr uint32_t kBarriers = 16;
@@ -28,69 +27,6 @@ constexpr uint64_t kTurnNs = 100;          // of all warps, while anything moves
 constexpr uint64_t kStillNs = 20'000'000;  // when nothing does
 
 enum class Doing : uint8_t { fresh, ready, meeting, at_barrier, polling, over };
-
-struct Thread;
-
-// Stacks begin in different lines of the host's cache. All at the same place of a page, 32 lanes
-// push each other out of it with every turn: three times slower.
-class Stacks {
-  public:
-    Stacks() : shift_(made_++ % 32 * 320) {}
-
-    boost::context::stack_context allocate() {
-        boost::context::stack_context stack = all_.allocate();
-        stack.sp = static_cast<std::byte*>(stack.sp) - shift_;
-        stack.size -= shift_;
-        return stack;
-    }
-    void deallocate(boost::context::stack_context& stack) {
-        stack.sp = static_cast<std::byte*>(stack.sp) + shift_;
-        stack.size += shift_;
-        all_.deallocate(stack);
-    }
-
-  private:
-    inline static size_t made_ = 0;
-    boost::context::protected_fixedsize_stack all_{kStackBytes};
-    size_t shift_;
-};
-
-// Runs one thread after another. Kept, stack and all, from launch to launch.
-class Fiber {
-  public:
-    explicit Fiber(const std::function<void()>*& body)
-        : inside_(std::allocator_arg, Stacks(),
-                  [this, &body](boost::context::fiber&&) -> boost::context::fiber {
-                      while (true) {
-                          (*body)();
-                          over_ = true;
-                          leave();
-                      }
-                  }) {}
-
-    // From the scheduler and back, or past it to another.
-    void enter() { to(inside_, hub()); }
-    void leave() { to(hub(), inside_); }
-    void pass_to(Fiber& other) { to(other.inside_, inside_); }
-
-    // Whether the thread is over, since it was asked last.
-    bool ended() { return std::exchange(over_, false); }
-
-  private:
-    static boost::context::fiber& hub() {
-        static auto& one = *new boost::context::fiber;
-        return one;
-    }
-    static void to(boost::context::fiber& next, boost::context::fiber& own) {
-        std::move(next).resume_with([&own](boost::context::fiber&& left) {
-            own = std::move(left);
-            return boost::context::fiber();
-        });
-    }
-
-    bool over_ = false;
-    boost::context::fiber inside_;
-};
 
 struct Warp;
 
@@ -104,8 +40,7 @@ struct Thread {
     // Of a meeting: what it brings and gets.
     uint64_t value = 0, result = 0;
     uint32_t argument = 0;
-    uint32_t operands[6] = {};
-    float sums[4] = {};
+    Fragments mma;
 };
 
 struct Block;
@@ -184,49 +119,6 @@ struct PageBarrierBits {
     uint8_t pending, arrivals, parity, magic;
 };
 static_assert(sizeof(PageBarrierBits) == sizeof(uint64_t));
-
-// exact: subnormal values of a float would cost the host a hundred cycles each.
-double bf16_value(uint32_t bits) {
-    const uint32_t low = bits & 0xffffu;
-    if ((low & 0x7f80u) != 0) return std::bit_cast<float>(low << 16);
-    const double value = static_cast<double>(low & 0x7fu) * 0x1p-133;
-    return (low & 0x8000u) != 0 ? -value : value;
-}
-
-#if defined(__x86_64__)
-[[gnu::target_clones("avx2", "default")]]
-#endif
-void multiply(Thread* lanes) {
-    using Four [[gnu::vector_size(32)]] = double;
-    double a[16][16];
-    alignas(32) double b[16][8];
-    for (uint32_t lane = 0; lane < kLanes; ++lane) {
-        const uint32_t g = lane / 4, q = lane % 4;
-        const uint32_t* const o = lanes[lane].operands;
-        for (uint32_t i = 0; i < 2; ++i) {
-            a[g][2 * q + i] = bf16_value(o[0] >> 16 * i);
-            a[g + 8][2 * q + i] = bf16_value(o[1] >> 16 * i);
-            a[g][2 * q + 8 + i] = bf16_value(o[2] >> 16 * i);
-            a[g + 8][2 * q + 8 + i] = bf16_value(o[3] >> 16 * i);
-            b[2 * q + i][g] = bf16_value(o[4] >> 16 * i);
-            b[2 * q + 8 + i][g] = bf16_value(o[5] >> 16 * i);
-        }
-    }
-    for (uint32_t row = 0; row < 16; ++row) {
-        Four low{}, high{};
-        for (uint32_t k = 0; k < 16; ++k) {
-            low += a[row][k] * *reinterpret_cast<const Four*>(&b[k][0]);
-            high += a[row][k] * *reinterpret_cast<const Four*>(&b[k][4]);
-        }
-        alignas(32) double sums[8];
-        *reinterpret_cast<Four*>(&sums[0]) = low;
-        *reinterpret_cast<Four*>(&sums[4]) = high;
-        for (uint32_t column = 0; column < 8; ++column) {
-            float& sum = lanes[row % 8 * 4 + column / 2].sums[row / 8 * 2 + column % 2];
-            sum = static_cast<float>(static_cast<double>(sum) + sums[column]);
-        }
-    }
-}
 
 const char* name_of(Meeting meeting) {
     constexpr const char* kNames[] = {
@@ -551,8 +443,11 @@ class Grid::State {
         switch (warp.meeting) {
             case Meeting::sync:
                 return;
-            case Meeting::mma:
-                return multiply(lanes);
+            case Meeting::mma: {
+                Fragments* all[kLanes];
+                for (uint32_t i = 0; i < kLanes; ++i) all[i] = &lanes[i].mma;
+                return multiply(all);
+            }
             case Meeting::shuffle:
                 for (uint32_t i = 0; i < kLanes; ++i)
                     lanes[i].result = lanes[lanes[i].argument % kLanes].value;
@@ -640,10 +535,10 @@ uint64_t meet(Meeting meeting, uint32_t mask, uint64_t value, uint32_t argument)
 
 void meet_mma(float (&c)[4], const uint32_t (&operands)[6]) {
     Thread& thread = grid().current();
-    std::copy_n(operands, 6, thread.operands);
-    std::copy_n(c, 4, thread.sums);
+    std::copy_n(operands, 6, thread.mma.operands);
+    std::copy_n(c, 4, thread.mma.sums);
     grid().meet(Meeting::mma, ~0u);
-    std::copy_n(thread.sums, 4, c);
+    std::copy_n(thread.mma.sums, 4, c);
 }
 
 void wait_at_barrier(uint32_t id, uint32_t threads) {
