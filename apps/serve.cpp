@@ -126,6 +126,7 @@ void wait_for_end(const EndSignals& signals, const Notifier& notifier) {
 void drain(Server& server, const EndSignals& signals, double seconds) {
     constexpr double kMoment = 0.02;
     server.drain();
+    spdlog::info("draining; a second signal exits at once");  // when it is so, no sooner
     const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
     while (!server.drained() && std::chrono::steady_clock::now() < until) {
         if (signals.wait(kMoment) != EndSignals::Came::kEnd) continue;
@@ -163,7 +164,6 @@ void serve(const ServerConfig& config, Device device) {
     notifier.ready();
     wait_for_end(signals, notifier);
     notifier.stopping();
-    spdlog::info("draining; a second signal exits at once");
     drain(server, signals, config.drain_s);
     spdlog::info("stopped");
 }

@@ -16,8 +16,10 @@ inline constexpr std::array<float, 16> kConfidenceEdges = {
     0.8f,  0.9f, 0.95f, 0.975f, 0.99f, 0.995f, 0.999f, 1.0f};
 
 constexpr uint32_t confidence_bin(float confidence) {
+    // Its own copy: the host's array has no address on a card, where reading it compiled to a trap.
+    constexpr auto edges = kConfidenceEdges;
     uint32_t bin = 0;
-    while (bin + 1 < kConfidenceEdges.size() && confidence > kConfidenceEdges[bin]) ++bin;
+    for (uint32_t i = 0; i + 1 < edges.size(); ++i) bin += confidence > edges[i];
     return bin;  // what is no number goes to the lowest
 }
 
