@@ -3,7 +3,8 @@
 # (BUILD/tests/gpu_tests, BUILD/bench/gpu_steps). In order: tests; the tests once more under
 # compute-sanitizer where it is (small shapes); the card's ceiling; the bundled model; one rank of eight of
 # V2.5-Pro with random weights (74 GB). A minute on an H100. OUT gets a log and JSON of each. With PEERS, a
-# Python environment (bench/gpu/peers/README.md), PyTorch and llama.cpp on the same card behind them.
+# Python environment (bench/gpu/peers/README.md), PyTorch and llama.cpp on the same card behind them; the experts'
+# kernel for PyTorch is looked for in PYTHONPATH.
 set -uo pipefail
 build=${1:?usage: bench/gpu/check.sh BUILD OUT} out=${2:?usage: bench/gpu/check.sh BUILD OUT}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -41,7 +42,7 @@ if [ -n "${PEERS:-}" ]; then
     peers=$here/peers
     LINES_SHOWN=60 step pro-10-layers "$build/bench/gpu_steps" --layers 10 --ceiling "$ceiling" \
         --json "$out/pro-10-layers.json"
-    LIMIT=900 step peer-torch "$PEERS/bin/python" "$peers/torch_rank.py" --ceiling "$ceiling" \
+    LINES_SHOWN=90 LIMIT=900 step peer-torch "$PEERS/bin/python" "$peers/torch_rank.py" --ceiling "$ceiling" \
         --json "$out/peer-torch.json"
     step peer-export "$PEERS/bin/python" "$peers/../../peers/export_gguf.py" "$model" "$out/mini.gguf"
     step peer-llama "$PEERS/bin/python" "$peers/llama_steps.py" --model "$out/mini.gguf" \

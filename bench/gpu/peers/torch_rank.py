@@ -6,315 +6,237 @@
 
 What bench/gpu/steps measures of Tessera, as one would write it today: the layers of one rank of eight with
 random weights, 8 rows behind a context, captured as one CUDA graph; norms, RoPE, attention and routing by
-torch.compile, dense matrices by cuBLAS, experts by FlashInfer's CUTLASS kernel for MXFP4 weights and bf16
-activations on Hopper (cutlass_fused_moe), after its own autotuner has chosen. What that kernel gives is
-held against dequantised weights first: a wrong layer is a failure, not a figure. bench/gpu/peers/README.md
-says what differs.
+torch.compile, dense matrices by cuBLAS, experts by OpenAI's triton_kernels or by FlashInfer. What such a
+kernel gives is held against dequantised weights first: one that gives something else has no figure. Then, for
+every number of experts: the layer as a whole, all of it but the experts, and the experts alone, each a graph
+over all layers, so that no weights are in the L2 when they are read again. bench/gpu/peers/README.md says
+what differs from Tessera's step.
 """
 
 import argparse
+import functools
+import importlib
 import json
-import re
 import statistics
 import sys
-from dataclasses import dataclass
+import time
+import traceback
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-HERE = Path(__file__).resolve().parent
-PUBLISHED = HERE.parents[2] / "src/model/published.h"
-BLOCK = 32  # weights that share a scale of MXFP4
-E2M1 = (0, 0.5, 1, 1.5, 2, 3, 4, 6)
-NOT_WANTED = -10.0  # a correction bias that no score makes up for
+from rank_layers import (BLOCK, ExpertWeights, NoExperts, PlainExperts, Rank, bytes_of_expert, candidates_for,
+                         dequantised, normed, plain_experts, published, tiny, turned)
+
+# Package -> the module that calls it and the class there; tried in this order.
+KERNELS = {"triton_kernels": ("experts_triton", "TritonExperts"),
+           "flashinfer": ("experts_flashinfer", "FlashInferExperts")}
+FIX = """no kernel for the experts could be imported. Either of
+    bench/gpu/peers/fetch_triton_kernels.sh DIR, then DIR in PYTHONPATH       (with Triton 3.6 and a C compiler)
+    pip install flashinfer-python==0.7.2                                      (with nvcc, some minutes)
+or --experts-kernel none, for the rest of the layer"""
 DIFFERENCE_MAX = 2e-2  # of the experts' sum, from that of dequantised weights
+WARM_UPS = 5
+CYCLES_BEFORE = 200_000  # about 100 us
+
+began = time.monotonic()
 
 
-@dataclass
-class Shape:
-    """Of one rank; the names of config.json where they are the same."""
-
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    v_head_dim: int
-    rotary_dims: int
-    window: int
-    value_scale: float
-    sliding: list  # by layer
-    experts: int
-    per_token: int
-    expert_width: int
-    epsilon: float
+def say(text):
+    print(f"[{time.monotonic() - began:5.1f} s] {text}", flush=True)
 
 
-def published(ranks, layers):
-    """One rank's layers of experts of V2.5-Pro, from the one place that has its config."""
-    text = re.search(r'kProConfig = R"\((.*?)\)"', PUBLISHED.read_text(), re.DOTALL)[1]
-    c = json.loads(re.sub(r",(\s*[}\]])", r"\1", text))
-    first = c["moe_layer_freq"].index(1)
-    return Shape(c["hidden_size"], c["num_attention_heads"] // ranks, c["num_key_value_heads"] // ranks,
-                 c["head_dim"], c["v_head_dim"], int(c["head_dim"] * c["partial_rotary_factor"]),
-                 c["sliding_window"], c["attention_value_scale"],
-                 c["hybrid_layer_pattern"][first:][:layers], c["n_routed_experts"], c["num_experts_per_tok"],
-                 c["moe_intermediate_size"] // ranks, c["layernorm_epsilon"])
+def explain(what):
+    """The exception at hand, in full, for who must mend it from what was printed."""
+    say(f"{what} failed:")
+    traceback.print_exc(file=sys.stdout)
 
 
-def tiny():
-    return Shape(256, 4, 1, 48, 32, 16, 20, 0.612, [0, 1], 16, 2, 128, 1e-5)
+# ------------------------------------------------------------------ which kernel
 
 
-# ------------------------------------------------------------------ experts
+def imported(wanted):
+    """The classes of `wanted` ("auto", or one package) that can be had here."""
+    if wanted == "none":
+        return []
+    found = []
+    for package, (module, name) in KERNELS.items():
+        if wanted not in ("auto", package):
+            continue
+        try:
+            found.append(getattr(importlib.import_module(module), name))
+        except Exception as failure:  # a package of another version fails with anything
+            if wanted == "auto" and isinstance(failure, ModuleNotFoundError) and failure.name == package:
+                say(f"{package} is not here")
+            else:
+                explain(f"importing {package}")
+    if not found:
+        sys.exit(FIX)
+    return found
 
 
-class Experts:
-    """Gate and up, down, of all experts: random MXFP4, rows of w13 first up, then gate."""
+class Case:
+    """One layer's experts, rows for them and what dequantised weights give."""
 
-    def __init__(self, s, device):
-        def codes(*shape):
-            return torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    def __init__(self, s, rows, device):
+        torch.manual_seed(2)
+        self.weights, self.rows = ExpertWeights(s, device), rows
+        self.x = torch.randn(rows, s.hidden, device=device).bfloat16()
+        score, self.chosen = torch.rand(rows, s.experts, device=device).topk(s.per_token, -1)
+        self.share = score / score.sum(-1, keepdim=True)
+        self.expected = plain_experts(self.weights, self.x, self.chosen, self.share)
 
-        def scales(columns, *shape):
-            # A weight is at most 6 scales: sums stay near one.
-            exponent = round(float(torch.log2(torch.tensor((3 / columns) ** 0.5 / 6)))) + 127
-            return torch.randint(exponent, exponent + 2, shape, dtype=torch.uint8, device=device)
-
-        e, n, k = s.experts, s.expert_width, s.hidden
-        self.w13, self.s13 = codes(e, 2 * n, k // 2), scales(k, e, 2 * n, k // BLOCK)
-        self.w2, self.s2 = codes(e, k, n // 2), scales(n, e, k, n // BLOCK)
-
-    def bytes_of_one(self):
-        return sum(t[0].numel() for t in (self.w13, self.s13, self.w2, self.s2))
-
-    def bytes(self):
-        return self.bytes_of_one() * self.w13.shape[0]
+    def difference(self, experts):
+        found = experts(self.x, experts.routed(self.chosen, self.share)).float()
+        return float((found - self.expected).norm() / self.expected.norm())
 
 
-def dequantised(codes, scales):
-    """f32 of one matrix: the low nibble is the first of two."""
-    nibbles = torch.stack((codes & 15, codes >> 4), -1).flatten(-2).long()
-    values = torch.tensor(E2M1 + tuple(-v for v in E2M1), device=codes.device)[nibbles]
-    return values * torch.exp2(scales.float() - 127).repeat_interleave(BLOCK, -1)
+def sound_ways(kernel, case):
+    """Way -> its difference, of those that give what dequantised weights give."""
+    sound = {}
+    for way in kernel.WAYS:
+        try:
+            found = case.difference(kernel(case.weights, case.rows, (way,)))
+        except Exception:
+            explain(f"{kernel.NAME}, {way}")
+            continue
+        right = found < DIFFERENCE_MAX  # not when it is no number
+        say(f"{kernel.NAME}, {way}: {found:.1e} from dequantised weights" + ("" if right else ", WRONG"))
+        if right:
+            sound[way] = found
+    return sound
 
 
-def plain_experts(weights, x, chosen, share):
-    """The same in float loops over dequantised weights: what the kernel is held against."""
-    out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-    for row in range(x.shape[0]):
-        for expert, part in zip(chosen[row].tolist(), share[row].tolist()):
-            up, gate = (dequantised(weights.w13[expert], weights.s13[expert]) @ x[row].float()).chunk(2)
-            out[row] += part * (dequantised(weights.w2[expert], weights.s2[expert]) @ (F.silu(gate) * up))
-    return out
-
-
-class HopperExperts:
-    """FlashInfer's kernel, whose weights lie in its own order."""
-
-    def __init__(self, weights, rows, s):
-        import flashinfer.fused_moe as fused
-        self.fused = fused
-        self.w13 = fused.interleave_moe_weights_for_sm90_mixed_gemm(weights.w13, "fp4")
-        self.w2 = fused.interleave_moe_weights_for_sm90_mixed_gemm(weights.w2, "fp4")
-        self.scales = [fused.interleave_moe_scales_for_sm90_mixed_gemm(t, group_size=BLOCK).view(torch.int32)
-                       for t in (weights.s13, weights.s2)]
-        self.out = torch.empty(rows, s.hidden, dtype=torch.bfloat16, device=weights.w13.device)
-
-    def __call__(self, x, chosen, share):
-        self.fused.cutlass_fused_moe(
-            input=x, token_selected_experts=chosen.to(torch.int32), token_final_scales=share.float(),
-            fc1_expert_weights=self.w13, fc2_expert_weights=self.w2, output_dtype=torch.bfloat16,
-            quant_scales=self.scales, use_w4_group_scaling=True, tune_max_num_tokens=8, output=self.out)
-        return self.out
-
-
-class PlainExperts:
-    def __init__(self, weights, rows, s):
-        self.weights = weights
-
-    def __call__(self, x, chosen, share):
-        return plain_experts(self.weights, x, chosen, share).bfloat16()
-
-
-# ------------------------------------------------------------------ a layer
-
-
-def normed(x, gain, epsilon):
-    f = x.float()
-    return (f * torch.rsqrt(f.square().mean(-1, keepdim=True) + epsilon) * gain).bfloat16()
-
-
-def turned(x, cos, sin):
-    """The first dims of every head [rows, heads, dim] turn in two halves."""
-    dims = 2 * cos.shape[-1]
-    a, b = x[..., :dims].float().chunk(2, -1)
-    c, s = cos[:, None], sin[:, None]
-    return torch.cat(((a * c - b * s).bfloat16(), (b * c + a * s).bfloat16(), x[..., dims:]), -1)
-
-
-def before_experts(s, x, gains, qkv, o, sink, router, bias, keys, values, cos, sin, sees):
-    """(the stream behind attention, what experts multiply with, their ids, their shares). One function of
-    tensors, so that layers of a kind share what the compiler makes of it."""
-    rows, kept = sees.shape
-    q, k, v = F.linear(normed(x, gains[0], s.epsilon), qkv).split(
-        (s.heads * s.head_dim, s.kv_heads * s.head_dim, s.kv_heads * s.v_head_dim), -1)
-    q = turned(q.view(rows, s.heads, s.head_dim), cos, sin)
-    keys[:, -rows:] = turned(k.view(rows, s.kv_heads, s.head_dim), cos, sin).transpose(0, 1)
-    values[:, -rows:] = (v.view(rows, s.kv_heads, s.v_head_dim) * s.value_scale).transpose(0, 1)
-    # Heads of a kv head and rows together: [kv heads, heads of it * rows, dim]
-    group = s.heads // s.kv_heads
-    q = q.view(rows, s.kv_heads, group, s.head_dim).permute(1, 2, 0, 3).reshape(s.kv_heads, -1, s.head_dim)
-    scores = (q @ keys.transpose(1, 2)).float().view(s.heads, rows, kept) * s.head_dim ** -0.5
-    scores = scores.masked_fill(~sees, float("-inf"))
-    if sink is not None:
-        scores = torch.cat((scores, sink[:, None, None].expand(-1, rows, 1)), -1)
-    shares = scores.softmax(-1)[..., :kept].bfloat16().reshape(s.kv_heads, -1, kept)
-    mixed = (shares @ values).view(s.heads, rows, s.v_head_dim).transpose(0, 1).reshape(rows, -1)
-    x = x + F.linear(mixed, o)
-    y = normed(x, gains[1], s.epsilon)
-    score = F.linear(y.float(), router).sigmoid()
-    chosen = (score + bias).topk(s.per_token, -1).indices
-    share = score.gather(-1, chosen)
-    return x, y, chosen, share / share.sum(-1, keepdim=True)
-
-
-class Layer:
-    def __init__(self, s, sliding, rows, context, device, experts):
-        def matrix(out, columns, dtype=torch.bfloat16):
-            return ((torch.rand(out, columns, device=device) * 2 - 1) * (3 / columns) ** 0.5).to(dtype)
-
-        self.s = s
-        self.gains = torch.ones(2, s.hidden, device=device)
-        kv = s.kv_heads * (s.head_dim + s.v_head_dim)
-        self.qkv = matrix(s.heads * s.head_dim + kv, s.hidden)
-        self.o = matrix(s.hidden, s.heads * s.v_head_dim)
-        self.sink = torch.full((s.heads,), 0.5, device=device) if sliding else None
-        self.router = matrix(s.experts, s.hidden, torch.float32)
-        self.bias = torch.zeros(s.experts, device=device)
-        self.weights = Experts(s, device)
-        self.experts = experts(self.weights, rows, s)
-        # A sliding layer keeps what its rows can see.
-        kept = min(context, s.window + rows) if sliding else context
-        self.keys = torch.randn(s.kv_heads, kept, s.head_dim, device=device).bfloat16()
-        self.values = torch.randn(s.kv_heads, kept, s.v_head_dim, device=device).bfloat16()
-        where = torch.arange(context - rows, context, device=device, dtype=torch.float32)
-        rates = 10000.0 ** (-torch.arange(0, s.rotary_dims, 2, device=device) / s.rotary_dims)
-        self.cos, self.sin = torch.cos(where[:, None] * rates), torch.sin(where[:, None] * rates)
-        # What a row sees: [rows, kept]
-        key = torch.arange(kept, device=device) + context - kept
-        row = torch.arange(context - rows, context, device=device)[:, None]
-        self.sees = (key <= row) & (key > row - s.window) if sliding else key <= row
-
-    def before_experts(self, x, function=before_experts):
-        return function(self.s, x, self.gains, self.qkv, self.o, self.sink, self.router, self.bias, self.keys,
-                        self.values, self.cos, self.sin, self.sees)
-
-    def bytes(self, live):
-        """That a step reads of weights, with so many distinct experts."""
-        dense = sum(t.numel() * t.element_size() for t in (self.qkv, self.o, self.router))
-        return dense + live * self.weights.bytes_of_one()
-
-
-class Rank:
-    def __init__(self, s, a, device, experts):
-        torch.manual_seed(1)
-        self.layers = [Layer(s, sliding, a.rows, a.context, device, experts) for sliding in s.sliding]
-        self.x = torch.randn(a.rows, s.hidden, device=device).bfloat16()
-        compiled = a.compile and device == "cuda"
-        self.before = torch.compile(before_experts, dynamic=False) if compiled else before_experts
-        self.chosen = []
-
-    def step(self):
-        x, self.chosen = self.x, []
-        for layer in self.layers:
-            x, y, chosen, share = layer.before_experts(x, self.before)
-            x = x + layer.experts(y, chosen, share)
-            self.chosen.append(chosen)
-        return x
-
-    def want(self, candidates):
-        """Experts that rows choose among, spread over all."""
-        for layer in self.layers:
-            layer.bias.fill_(NOT_WANTED)
-            layer.bias[torch.arange(candidates, device=layer.bias.device) * len(layer.bias) // candidates] = 0
-
-    def live(self):
-        return statistics.mean(len(torch.unique(chosen)) for chosen in self.chosen)
-
-    def bytes(self, live):
-        return sum(layer.bytes(live) for layer in self.layers)
-
-    def held(self):
-        return sum(layer.bytes(0) + layer.weights.bytes() for layer in self.layers)
-
-
-def candidates_for(distinct, s, rows):
-    """So many that rows which choose evenly meet `distinct` of them."""
-    for count in range(s.per_token, s.experts):
-        if count * (1 - (1 - s.per_token / count) ** rows) >= distinct:
-            return count
-    return s.experts
-
-
-def difference(rank):
-    """Of the first layer's experts from what dequantised weights give, relative."""
-    layer = rank.layers[0]
-    _, y, chosen, share = layer.before_experts(rank.x)
-    expected = plain_experts(layer.weights, y, chosen, share)
-    return float((layer.experts(y, chosen, share).float() - expected).norm() / expected.norm())
+def chosen_kernel(s, a):
+    """(what makes a layer's experts, its name, its ways and their differences)."""
+    candidates = imported(a.experts_kernel)
+    case = Case(s, a.rows, "cuda") if candidates else None
+    for kernel in candidates:
+        ways = sound_ways(kernel, case)
+        if ways:
+            return functools.partial(kernel, ways=tuple(ways)), kernel, ways
+    return NoExperts, NoExperts, {}
 
 
 # ------------------------------------------------------------------ time
 
 
-def captured(rank):
-    """The step as one CUDA graph, after the kernels have been compiled and chosen."""
-    from flashinfer.autotuner import autotune
+def captured(work):
+    """`work` as one CUDA graph, after what it needs has been compiled."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        with autotune(True):
-            rank.step()
         for _ in range(3):
-            rank.step()
+            work()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        rank.step()
+        work()
     return graph
 
 
 def milliseconds(graph, repeats):
     times = []
-    for i in range(repeats + 5):
+    for i in range(repeats + WARM_UPS):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        # The card is kept busy while the host asks for the graph, so that its launch is not timed with it.
+        torch.cuda._sleep(CYCLES_BEFORE)
         begin.record()
         graph.replay()
         end.record()
         end.synchronize()
-        if i >= 5:
+        if i >= WARM_UPS:
             times.append(begin.elapsed_time(end))
     return {"median": statistics.median(times), "low": min(times), "high": max(times)}
 
 
-def measure(rank, s, a):
+class Figures:
+    """Of one number of experts: a line for every part that was timed."""
+
+    def __init__(self, rank, a, live):
+        self.rank, self.a, self.live = rank, a, live
+        self.lines = []
+
+    def take(self, part, way, work, read):
+        """`work` is a step's part of all layers, which reads `read` bytes of weights."""
+        try:
+            graph = captured(work)
+            ms = milliseconds(graph, self.a.repeats)
+        except Exception:
+            explain(f"{part} ({way})")
+            return None
+        layers = len(self.rank.layers)
+        line = {"part": part, "way": way, "ms": ms, "bytes": read, "gb_per_s": read / ms["median"] * 1e-6,
+                "us_a_layer": {name: 1e3 * value / layers for name, value in ms.items()}}
+        self.lines.append(line)
+        return line
+
+    def print(self):
+        title = f"{self.a.rows} rows, {self.live:.1f} experts a layer"
+        print(f"\n{title:42} us a layer (lowest to highest)        MB   GB/s"
+              + ("  of the ceiling" if self.a.ceiling else ""))
+        for line in self.lines:
+            us, name = line["us_a_layer"], line["part"] + (f" ({line['way']})" if line["way"] else "")
+            share = f"  {100 * line['gb_per_s'] / self.a.ceiling:3.0f} %" if self.a.ceiling else ""
+            rate = f" {line['bytes'] * 1e-6 / len(self.rank.layers):9.1f} {line['gb_per_s']:6.0f}{share}"
+            print(f"  {name:40} {us['median']:7.1f} ({us['low']:7.1f} to {us['high']:7.1f})"
+                  + (rate if line["bytes"] else ""))
+
+
+def of_all(rank, function):
+    """What calls `function` with every layer, one after the other: each reads weights of its own."""
+    def work():
+        for layer in rank.layers:
+            function(layer)
+    return work
+
+
+def experts_alone(figures, kernel, ways, s):
+    """The fastest way of the kernel's, after all have been timed."""
+    rank, (up, down) = figures.rank, bytes_of_expert(s)
+    read = len(rank.layers) * figures.live
+    best = None
+    for way in ways:
+        rank.go(way)
+        whole = figures.take("experts", way, of_all(rank, lambda l: l.experts(l.held.y, l.held.routing)),
+                             read * (up + down))
+        if whole is None:
+            continue
+        if best is None or whole["ms"]["median"] < best["ms"]["median"]:
+            best = whole
+        if kernel.IN_PARTS:
+            between = {l: l.experts.gate_up(l.held.y, l.held.routing) for l in rank.layers}
+            figures.take("  gate and up", way,
+                         of_all(rank, lambda l: l.experts.gate_up(l.held.y, l.held.routing)), read * up)
+            figures.take("  down", way, of_all(rank, lambda l: l.experts.down(between[l], l.held.routing)),
+                         read * down)
+    return best["way"] if best else None
+
+
+def measure(rank, kernel, ways, s, a):
     steps = []
     for wanted in a.experts:
         rank.want(candidates_for(wanted, s, a.rows))
-        graph = captured(rank)
-        ms = milliseconds(graph, a.repeats)
-        live = rank.live()
-        read = rank.bytes(live)
-        rate = read / ms["median"] * 1e-6
-        share = f" ({100 * rate / a.ceiling:.0f} %)" if a.ceiling else ""
-        print(f"  {a.rows} rows, {live:.1f} experts a layer, graph {ms['median']:8.3f} ms ({ms['low']:.3f} to "
-              f"{ms['high']:.3f}), {read * 1e-9:.2f} GB, {rate:.0f} GB/s{share}, "
-              f"{1e3 * ms['median'] / len(rank.layers):.1f} us a layer")
-        steps.append({"rows": a.rows, "graph": {"ms": ms, "experts": live, "bytes": read, "gb_per_s": rate,
-                                                "us_a_layer": 1e3 * ms["median"] / len(rank.layers)}})
-        del graph
+        rank.step(hold=True)
+        figures = Figures(rank, a, rank.live())
+        steps.append(figures)
+        dense = rank.dense_bytes()
+        way = experts_alone(figures, kernel, ways, s)
+        if way:
+            figures.take("rows to experts", "",
+                         of_all(rank, lambda l: l.experts.routed(l.held.chosen, l.held.share)), 0)
+        figures.take("all but the experts", "",
+                     of_all(rank, lambda l: l.before_experts(l.held.x, rank.before)), dense)
+        if way:
+            rank.go(way)
+            experts = len(rank.layers) * figures.live * sum(bytes_of_expert(s))
+            figures.take("the layer", way, rank.step, dense + experts)
+        say(f"{wanted} experts: done")
     return steps
+
+
+# ------------------------------------------------------------------ without a card
 
 
 def plain_attention(layer, x):
@@ -349,15 +271,29 @@ def dry_run(a):
         expected = plain_attention(layer, rank.x)
         assert (found - expected).norm() < 2e-2 * (expected - rank.x.float()).norm()
     rank.want(4)
-    rank.step()
-    assert all(set(c.flatten().tolist()) <= {0, 4, 8, 12} for c in rank.chosen), "the wanted experts alone"
+    rank.step(hold=True)
+    assert all(set(l.held.chosen.flatten().tolist()) == {0, 4, 8, 12} for l in rank.layers), "the wanted alone"
+    assert rank.live() == 4
     # 0x91: one and minus one half, the low nibble first; a scale of two.
     code, scale = torch.full((1, BLOCK // 2), 0x91, dtype=torch.uint8), torch.full((1, 1), 128, dtype=torch.uint8)
     assert dequantised(code, scale)[0, :2].tolist() == [1.0, -1.0]
+    # The case that kernels are held against: it passes the right sums and no others.
+    case = Case(s, a.rows, "cpu")
+    assert case.difference(PlainExperts(case.weights, a.rows)) < DIFFERENCE_MAX
+    case.weights.w13 = case.weights.w13.roll(s.expert_width, 1)  # gate in up's place
+    assert case.difference(PlainExperts(case.weights, a.rows)) > DIFFERENCE_MAX
+    assert sum(bytes_of_expert(s)) == sum(t[0].numel() for t in vars(case.weights).values())
+    try:
+        from experts_triton import check_layouts
+    except ModuleNotFoundError:
+        layouts = ""
+    else:
+        check_layouts(case.weights)
+        layouts = ", triton_kernels' layouts"
     pro = published(8, 69)
     assert (pro.hidden, pro.heads, pro.kv_heads, pro.expert_width, len(pro.sliding)) == (6144, 16, 1, 256, 69)
     assert 38 < candidates_for(38, pro, 8) < candidates_for(59, pro, 8) <= pro.experts
-    print("dry run on the CPU: shapes, attention, routing and dequantisation; no card, no figures")
+    print(f"dry run on the CPU: shapes, attention, routing, dequantisation{layouts}; no card, no figures")
 
 
 def main():
@@ -367,8 +303,10 @@ def main():
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--experts", type=lambda t: [int(n) for n in t.split(",")], default=[8, 38, 60],
-                        help="distinct experts a layer, about")
-    parser.add_argument("--repeats", type=int, default=30)
+                        help="distinct experts a layer, about, one after the other")
+    parser.add_argument("--experts-kernel", choices=("auto", *KERNELS, "none"), default="auto",
+                        help="the first that can be had and gives the right sums")
+    parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--ceiling", type=float, default=0, help="GB/s that this card reads, as ground found it")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="without torch.compile")
     parser.add_argument("--json", type=Path)
@@ -379,20 +317,34 @@ def main():
     if not torch.cuda.is_available():
         sys.exit("no CUDA device: --dry-run checks what can be checked without one")
     if torch.cuda.get_device_capability()[0] != 9:
-        sys.exit("this kernel is for Hopper (compute capability 9.0); another is faster elsewhere")
+        sys.exit("these kernels are for Hopper (compute capability 9.0); others are faster elsewhere")
     s = published(a.ranks, a.layers)
-    rank = Rank(s, a, "cuda", HopperExperts)
-    found = difference(rank)
-    if not found < DIFFERENCE_MAX:
-        sys.exit(f"the experts' sum is {found:.3f} from that of dequantised weights: not the same layer")
-    subject = f"PyTorch {torch.__version__}, one rank of {a.ranks} of V2.5-Pro, {len(s.sliding)} layers of experts"
+    experts, kernel, ways = chosen_kernel(s, a)
+    rank = Rank(s, a, "cuda", experts)
+    say(f"{len(s.sliding)} layers are on the card")
+    try:
+        rank.step()
+    except Exception:
+        if not rank.compiled():
+            raise
+        explain("torch.compile (on without it: what is not experts will be slower)")
+        rank.uncompile()
+    say("a step has run: its kernels are compiled")
+    steps = measure(rank, kernel, ways, s, a)
+    subject = (f"PyTorch {torch.__version__}, one rank of {a.ranks} of V2.5-Pro, {len(s.sliding)} layers of "
+               f"experts, experts by {kernel.NAME}")
     card = torch.cuda.get_device_name()
-    print(f"{subject}, {rank.held() * 1e-9:.2f} GB of weights on one {card}; experts within {found:.1e}")
-    report = {"card": card, "subject": subject, "weights_bytes": rank.held(), "context": a.context,
-              "ceiling_gb_per_s": a.ceiling, "layers": len(s.sliding), "difference": found,
-              "steps": measure(rank, s, a)}
+    held = rank.dense_bytes() + len(s.sliding) * s.experts * sum(bytes_of_expert(s))
+    print(f"\n{subject}, {held * 1e-9:.2f} GB of weights on one {card}")
+    for figures in steps:
+        figures.print()
     if a.json:
+        report = {"card": card, "subject": subject, "weights_bytes": held, "context": a.context,
+                  "ceiling_gb_per_s": a.ceiling, "layers": len(s.sliding), "differences": ways,
+                  "steps": [{"rows": a.rows, "experts": f.live, "parts": f.lines} for f in steps]}
         a.json.write_text(json.dumps(report, indent=1) + "\n")
+    if not ways and a.experts_kernel != "none":
+        sys.exit("no kernel gave the experts' sums: the layer has no figure")
 
 
 if __name__ == "__main__":
