@@ -16,18 +16,13 @@ inline constexpr uint32_t kConsumersBarrier = 1;
 
 // Counts of a block, in shared memory.
 struct Counts {
-    // By slot: warps that have left their sums of a unit, and units that have been added up there;
-    // units of a group that have been, and groups that are finished there.
-    uint32_t deposited[kDepositSlots], added[kDepositSlots];
-    uint32_t summed[kDepositSlots], finished[kDepositSlots];
-    uint32_t last;        // whether this block's arrival was the last of all blocks'
-    uint32_t shared[2];   // groups of the phase that other blocks have parts of, or kNone
-    uint32_t last_of[2];  // whether this block is the last of them
-    uint64_t passed;      // signals of the barrier that the block's first thread has waited for
-    Stamp stamp;          // of the phase
+    // By slot: full when all warps have left what they have of a unit, and when that is added up.
+    PageBarrier left[kUnitSlots], added[kUnitSlots];
+    uint32_t last;                               // whether this block's arrival was the last of all
+    uint32_t last_of[kConsumers / kAdders];      // the same of a group's, by who adds it up
+    uint64_t passed;  // signals of the barrier that the block's first thread has waited for
+    Stamp stamp;      // of the phase
 };
-inline constexpr uint32_t kNone = ~0u;
-
 // Behind the routing, with the barrier that says that it is there (phases.cpp takes the place).
 static_assert(sizeof(PageBarrier) + sizeof(Counts) <= kCountsBytes);
 
@@ -76,45 +71,24 @@ __device__ inline void sync_consumers() {
     sync_threads(kConsumersBarrier, kConsumerThreads);
 }
 
-// A page: pieces of columns of one unit, or several whole units of an expert's down. One warp has
-// it to itself.
-struct alignas(16) Page {
-    uint32_t number;  // among all pages of the block, since the launch
-    uint16_t slot;    // of experts: whose
-    uint16_t units;
-    uint32_t unit;    // the first
-    uint32_t first;   // piece of the unit
-    uint32_t pieces;  // of each unit
-    // The unit's pages that this block has: which of them this is, and how many there are.
-    uint32_t index, of;
-    uint32_t order;  // of the unit among those that this block has pages of
-};
-
-static_assert(sizeof(Page) == 32);
-
 struct Block : View {
     const Phase* phases;   // of the step, in the device's memory
     uint32_t first_phase;  // of this launch
     Ring ring;
-    // How far this thread has come: in the ring (the loader's next page, or the phase's first), and
-    // how many pages were before.
+    // How far this thread has come since the launch: in the ring (the loader's next page, or the
+    // phase's first), and in units whose sums were added up.
     Place place{};
-    uint32_t pages = 0;
+    uint32_t units = 0;
     uint32_t routed_turn = 0;  // of the loader: parity of the next routing
 
-    // What the page in a place of the ring is.
-    __device__ Page& label(const Place& at) const {
-        return reinterpret_cast<Page*>(memory + net.shared.labels)[at.slot];
-    }
-
-    // Returns once page `number` has come to its place, and says what it is. The place's parity
-    // alone does not do: warps have pages that are many places apart, and while the page before it
-    // in the same place is still on its way, the parity that this one will have is that of the one
-    // before that.
-    __device__ Page wait_page(const Place& at, uint32_t number) const {
-        wait_in_block(&label(at).number, number, distress());
-        ring.wait_full(at, distress());
-        return label(at);
+    // By the first thread, before the block's first barrier.
+    __device__ void init_barriers() const {
+        init(routed(), 1);
+        for (uint32_t slot = 0; slot < kUnitSlots; ++slot) {
+            init(&counts().left[slot], kConsumers);
+            init(&counts().added[slot], kAdders);
+        }
+        ring.init(kConsumers);
     }
 
     __device__ Distress* distress() const { return static_cast<Distress*>(net.distress); }
@@ -144,88 +118,50 @@ __device__ inline uint32_t owner_of(uint32_t total, uint32_t at, uint32_t count)
     return divide((at + 1) * count - 1, total);
 }
 
-// Which pages of a phase a block streams, in their order: the one place that knows, for the loader
-// and the consumers. A matrix that every step needs is a run of pages, unit by unit; it is cut into
+// Which items of a phase a block streams, in their order: the one place that knows, for the loader
+// and the consumers. A matrix that every step needs is a run of items, unit by unit; it is cut into
 // groups of units that one epilogue needs together, a group into `cuts` parts, and a block has a
 // run of parts. Of experts' gate and up a block has pairs of units, each whole; of their down the
 // same units of every live expert. No sum is cut in a way that depends on the rows of a step or on
-// which experts are live.
-struct Pages {
-    uint32_t unit_pages, group_pages;
-    uint32_t groups, cuts;
-    Range own;       // pages; of experts: pairs, or units
-    uint32_t count;  // pages, of this block
-    uint32_t units;  // that it finishes or has a part of, over all experts
+// which experts are live: of a unit, or a block's part of one, the sums of every kConsumers-th item
+// come together, and those are added up in order.
+struct Items {
+    uint32_t unit_items, group_items, groups, cuts;
+    Range own;        // items; of experts: pairs, or units
+    uint32_t count;   // of this block, over all experts
+    uint32_t before;  // of its first unit, that other blocks have
+    uint32_t first;   // unit, of a matrix that every step needs
+    uint32_t units;   // that it has items of
 
-    __device__ Pages(const Phase& p, uint32_t live)
-        : unit_pages(p.unit_pages()),
-          group_pages(unit_pages * p.group_units),
+    __device__ Items(const Phase& p, uint32_t live)
+        : unit_items(p.unit_items),
+          group_items(p.group_items()),
           groups(p.groups()),
-          cuts(p.cuts) {
+          cuts(p.cuts),
+          before(0),
+          first(0) {
         if (!p.moe) {
             const Range parts = share_of(groups * cuts, blockIdx.x, gridDim.x);
-            own = {page_of(parts.begin), page_of(parts.end)};
+            own = {item_of(parts.begin), item_of(parts.end)};
             count = own.end - own.begin;
-            units = count == 0
-                        ? 0
-                        : divide(own.end - 1, unit_pages) - divide(own.begin, unit_pages) + 1;
+            first = divide(own.begin, unit_items);
+            before = own.begin - first * unit_items;
         } else if (p.op == Op::gate_up) {
             own = share_of(live * groups, blockIdx.x, gridDim.x);
-            count = (own.end - own.begin) * group_pages;
-            units = 2 * (own.end - own.begin);
+            count = (own.end - own.begin) * group_items;
         } else {
             own = share_of(groups, blockIdx.x, gridDim.x);
-            count = live * run_pages(p);
-            units = live * (own.end - own.begin);
+            count = live * expert_units() * unit_items;
         }
+        units = count == 0 ? 0 : divide(before + count + unit_items - 1, unit_items);
     }
 
-    __device__ Page at(const Phase& p, uint32_t n) const {
-        uint32_t flat = n, slot = 0;
-        if (!p.moe) {
-            flat += own.begin;
-        } else if (p.op == Op::gate_up) {
-            const uint32_t order = divide(n, group_pages), pair = own.begin + order;
-            slot = divide(pair, groups);
-            flat = (pair - slot * groups) * group_pages + n - order * group_pages;
-        } else {
-            const uint32_t run = run_pages(p);
-            slot = divide(n, run);
-            const uint32_t in_run = n - slot * run;
-            if (p.page_units > 1) {
-                const uint32_t unit = own.begin + in_run * p.page_units;
-                return {0,
-                        static_cast<uint16_t>(slot),
-                        static_cast<uint16_t>(min(p.page_units, own.end - unit)),
-                        unit,
-                        0,
-                        p.unit_pieces,
-                        0,
-                        1,
-                        slot * (own.end - own.begin) + unit - own.begin};
-            }
-            flat = own.begin * unit_pages + in_run;
-        }
-        const uint32_t unit = divide(flat, unit_pages), page = flat - unit * unit_pages;
-        // Of a run: it may begin and end within a unit.
-        const uint32_t begin = p.moe ? 0 : max(own.begin, unit * unit_pages) - unit * unit_pages;
-        const uint32_t end = p.moe ? unit_pages : min(own.end - unit * unit_pages, unit_pages);
-        const uint32_t first = page * p.page_pieces;
-        const uint32_t order = p.moe ? divide(n, unit_pages) : unit - divide(own.begin, unit_pages);
-        return {0,
-                static_cast<uint16_t>(slot),
-                1,
-                unit,
-                first,
-                min(p.page_pieces, p.unit_pieces - first),
-                page - begin,
-                end - begin,
-                order};
-    }
+    // Of experts' down.
+    __device__ uint32_t expert_units() const { return own.end - own.begin; }
 
-    // Units of the block's first group that come before its first unit.
-    __device__ uint32_t lead(const Phase& p) const {
-        return p.moe || p.group_units == 1 ? 0 : divide(own.begin, unit_pages) % p.group_units;
+    // Whether all of a group is this block's; of experts it always is.
+    __device__ bool has_all(uint32_t group) const {
+        return own.begin <= group * group_items && (group + 1) * group_items <= own.end;
     }
 
     // How many blocks have parts of a group; and which of them this block, one of them, is. With
@@ -241,16 +177,12 @@ struct Pages {
     }
 
   private:
-    __device__ uint32_t page_of(uint32_t part) const {
+    __device__ uint32_t item_of(uint32_t part) const {
         const uint32_t group = divide(part, cuts);
-        return group * group_pages + divide(group_pages * (part - group * cuts), cuts);
+        return group * group_items + divide(group_items * (part - group * cuts), cuts);
     }
     __device__ uint32_t first_owner(uint32_t g) const {
         return owner_of(groups * cuts, g * cuts, gridDim.x);
-    }
-    __device__ uint32_t run_pages(const Phase& p) const {
-        const uint32_t all = own.end - own.begin;
-        return p.page_units > 1 ? (all + p.page_units - 1) / p.page_units : all * unit_pages;
     }
 };
 

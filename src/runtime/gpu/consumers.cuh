@@ -1,6 +1,7 @@
 // The consumers: warps that do a phase's work on their block's share, page by page. Between phases
-// they wait for all blocks; within one they wait for pages alone: a unit's pages are dealt out
-// among them, and the last to be done with a unit adds up what all have of it.
+// they wait for all blocks; within one they wait for pages alone: a unit's items are dealt out among
+// them, each leaves what it has of the unit, and kAdders of them add that up a little later, each
+// thread one element.
 #pragma once
 
 #include "runtime/gpu/activations.cuh"
@@ -11,9 +12,7 @@ namespace tessera::gpu {
 template <typename Faults>
 class Consumers : private Activations {
   public:
-    __device__ explicit Consumers(Block& block) : Activations(block) {
-        if (threadIdx.x == 0) b_.counts().shared[0] = b_.counts().shared[1] = kNone;
-    }
+    __device__ explicit Consumers(Block& block) : Activations(block) {}
 
     // What a phase is lies in shared memory before it begins: its words are asked for one phase
     // ahead.
@@ -89,8 +88,6 @@ class Consumers : private Activations {
         }
         if (b_.fresh(p, index)) prepare(p);
         if (b_.routes(p, index)) route(p);
-        if (threadIdx.x < kDepositSlots)
-            b_.counts().added[threadIdx.x] = b_.counts().finished[threadIdx.x] = 0;
         sync_consumers();
         stamp(&Stamp::prepared);
         if (Faults::kWatches && threadIdx.x == 0)
@@ -105,196 +102,243 @@ class Consumers : private Activations {
 
     // ---------------------------------------------------------------- matrices
 
-    // The block's pages of a phase, a warp every kConsumers-th. No warp waits for another: what it
-    // has of a unit it leaves, and the last to leave adds up all of it; so with the units of a
-    // group.
+    // All of the block's pages. Items are dealt out in turn, so each warp has one of a page at most,
+    // and looks at every page: its parity alone then says that it has come, since no warp can be a
+    // turn of the ring ahead or behind.
     __device__ void matrix(const Phase& p) {
-        const Pages pages(p, p.moe ? b_.routing().live : 0);
+        const Items items(p, p.moe ? b_.routing().live : 0);
         // Waits make the compiler read memory anew: what the loop needs lies in registers.
         const Format format = p.matrix.format;
-        const uint32_t unit_bytes = p.unit_pieces * p.piece_bytes;
-        const bool direct = p.moe && p.op == Op::down;
-        Place place = b_.place;
-        place.advance(b_.ring.depth, warp_);
-        TwoSums sums;
-        Page page{};
-        uint32_t in_page = 0;  // unit of the page
-        for (uint32_t n = warp_;;) {
-            const bool tail = n >= pages.count;
-            const float* done = nullptr;    // sums of a group that is complete
-            uint32_t group = 0, order = 0;  // which, and the how-manieth of the block's
-            if (!tail) {
-                if (in_page == 0) {
-                    const Watch watch(net_, b_.counts().stamp.paged);
-                    page = b_.wait_page(place, b_.pages + n);
-                }
-                multiply_pieces(format, b_.ring.page(place) + in_page * unit_bytes,
-                                token_of(p, page) + page.first * piece_columns(format), page.pieces,
-                                sums);
-                // Unless it has another page of the unit.
-                if (direct && page.of == 1) {
-                    contribute(pages.own, page.slot, page.unit + in_page, sums, unscale(format));
-                    sums = {};
-                } else if (page.index + kConsumers >= page.of) {
-                    const Watch watch(net_, b_.counts().stamp.summed);
-                    group = divide(page.unit + in_page, p.group_units);
-                    order = divide(page.order + in_page + pages.lead(p), p.group_units);
-                    done = leave(p, pages, page, in_page, order, sums);
-                    sums = {};
-                }
-                if (++in_page == page.units) {
-                    in_page = 0;
-                    __syncwarp();
-                    if (threadIdx.x % 32 == 0) b_.ring.let_go(place);
-                    place.advance(b_.ring.depth, kConsumers);
-                    n += kConsumers;
-                }
-            } else {
-                stamp(&Stamp::streamed);
-                if (!p.moe) done = take_shared(p, pages, group);
+        const uint32_t item_bytes = p.item_bytes, page_items = p.page_items,
+                       item_pieces = p.item_pieces, depth = b_.ring.depth;
+        const bool direct = p.direct();
+        Units units(*this, p, items);
+        uint32_t mine = warp_;  // of the page's items
+        uint32_t item = warp_;  // the warp's next, of the block's
+#pragma unroll 1
+        for (uint32_t first = 0;; first += page_items) {
+            const bool over = first >= items.count;
+            if (over) stamp(&Stamp::streamed);
+            if (!direct) {
+                const Watch watch(net_, b_.counts().stamp.summed);
+                units.come_to(item);
             }
-            if (done != nullptr) {
-                epilogue(p, pages, group, done, page.slot);
-                if (!tail) finish(order);
+            if (over) break;
+            {
+                const Watch watch(net_, b_.counts().stamp.paged);
+                b_.ring.wait_full(b_.place, b_.distress());
             }
-            if (tail) break;
+            if (mine < page_items && item < items.count) {
+                multiply_pieces(format, b_.ring.page(b_.place) + mine * item_bytes,
+                                columns_of(p, items, units, item), item_pieces, units.sums);
+                if (direct) {
+                    const uint32_t slot = divide(item, items.expert_units());
+                    contribute(items.own, slot,
+                               items.own.begin + item - slot * items.expert_units(), units.sums,
+                               unscale(format));
+                    units.sums = {};
+                }
+                item += kConsumers;
+            }
+            __syncwarp();
+            if (threadIdx.x % 32 == 0) b_.ring.let_go(b_.place);
+            b_.place.advance(depth);
+            mine += mine < page_items ? kConsumers - page_items : 0u - page_items;
         }
-        b_.place.advance(b_.ring.depth, pages.count);
-        b_.pages += pages.count;
+        if (!direct) b_.units += items.units;
     }
 
-    // Where the columns of token lane / 4 begin. Of an expert's down it has a row for each of its
-    // choices; where it did not choose the expert, the row of zeros behind them all.
-    __device__ const uint16_t* token_of(const Phase& p, const Page& page) const {
+    // Where the columns of an item begin, of token lane / 4. Of an expert's down it has a row for
+    // each of its choices; where it did not choose the expert, the row of zeros behind them all.
+    class Units;
+    __device__ const uint16_t* columns_of(const Phase& p, const Items& items, const Units& units,
+                                          uint32_t item) const {
         uint32_t row = threadIdx.x % 32 / 4;
         if (p.moe && p.op == Op::down) {
-            row = b_.routing().pair[page.slot][row];
+            const uint32_t slot = divide(item, items.expert_units() * items.unit_items);
+            row = b_.routing().pair[slot][row];
             if (row == kNoPair) row = step_.rows * net_.per_token;
         }
-        return b_.activations() + row * stride_;
+        const uint32_t in_unit = p.direct() ? 0 : units.in_unit(item);
+        return b_.activations() + row * stride_ + in_unit * piece_columns(p.matrix.format);
     }
 
-    // A unit's sums by the lanes of one warp go to `to` [row][token].
-    __device__ static void store_sums(const TwoSums& sums, float times, float* to) {
-        const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-        auto* const pairs = reinterpret_cast<float2*>(to);
-        pairs[2 * g * 4 + q] = {sums[0] * times, sums[1] * times};
-        pairs[(2 * g + 1) * 4 + q] = {sums[2] * times, sums[3] * times};
-    }
+    // A block's units of a phase, one after the other, as one warp sees them: it leaves what it has
+    // of each, and is one of those who add up some.
+    class Units {
+      public:
+        TwoSums sums;  // of the unit that the warp is at
 
-    // Leaves what this warp has of unit `in_page` of the page, of the block's group `group`. The
-    // sums of the group, if that completes them and no other block has a part; else null.
-    __device__ const float* leave(const Phase& p, const Pages& pages, const Page& page,
-                                  uint32_t in_page, uint32_t group, const TwoSums& sums) {
-        const uint32_t lane = threadIdx.x % 32, unit = page.unit + in_page;
-        Counts& counts = b_.counts();
-        const uint32_t group_slot = group % kDepositSlots;
-        float* const all = b_.sums() + group_slot * p.group_units * kUnitSums;
-        float* const own = all + (unit - divide(unit, p.group_units) * p.group_units) * kUnitSums;
-        const float times = unscale(p.matrix.format);
-        const uint32_t leavers = min(page.of, kConsumers);
-        const uint32_t order = page.order + in_page, slot = order % kDepositSlots;
-        wait_in_block(&counts.added[slot], order / kDepositSlots, b_.distress());
-        if (leavers == 1) {
-            wait_in_block(&counts.finished[group_slot], group / kDepositSlots, b_.distress());
-            store_sums(sums, times, own);
+        __device__ Units(Consumers& warp, const Phase& p, const Items& items)
+            : c_(warp),
+              p_(p),
+              items_(items),
+              begin_(0u - items.before),
+              lead_(p.moe ? 0 : items.first - divide(items.first, p.group_units) * p.group_units),
+              adder_(c_.warp_ / kAdders) {}
+
+        __device__ uint32_t in_unit(uint32_t item) const { return item - begin_; }
+
+        // The warp's next item is `item`: it is done with all units before that one's. What it left
+        // last is added up one unit later: by then the others have left theirs.
+        __device__ __forceinline__ void come_to(uint32_t item) {
+#pragma unroll 1
+            while (at_ <= items_.units && item >= end()) {
+                if (at_ < items_.units) leave();
+                if (at_ > 0) add_up(at_ - 1);
+                ++at_;
+                begin_ += items_.unit_items;
+            }
+        }
+
+      private:
+        __device__ uint32_t end() const { return min(begin_ + items_.unit_items, items_.count); }
+
+        // Items of unit `unit` that the block has: those of how many warps.
+        __device__ uint32_t leavers(uint32_t unit) const {
+            const uint32_t end = min((unit + 1) * items_.unit_items - items_.before, items_.count);
+            const uint32_t begin = unit == 0 ? 0 : unit * items_.unit_items - items_.before;
+            return min(end - begin, kConsumers);
+        }
+        __device__ float* left(uint32_t slot) const {
+            return c_.b_.deposits() + slot * kConsumers * kUnitSums;
+        }
+
+        __device__ __forceinline__ void leave() {
+            const uint32_t number = c_.b_.units + at_, slot = number % kUnitSlots;
+            Counts& counts = c_.b_.counts();
+            wait(&counts.added[slot], number / kUnitSlots % 2 ^ 1, Awaited::kDeposits,
+                 c_.b_.distress());
+            const uint32_t begin = at_ == 0 ? 0 : begin_;
+            const uint32_t place = (c_.warp_ + kConsumers - begin % kConsumers) % kConsumers;
+            if (place < end() - begin) {
+                const uint32_t lane = threadIdx.x % 32;
+                reinterpret_cast<float4*>(left(slot) + place * kUnitSums)[lane] = {
+                    sums[0], sums[1], sums[2], sums[3]};
+                sums = {};
+            }
             __syncwarp();
+            if (threadIdx.x % 32 == 0) arrive(&counts.left[slot]);
+        }
+
+        // By the adders of the unit's group.
+        __device__ __forceinline__ void add_up(uint32_t unit) {
+            const uint32_t per_group = p_.group_units;
+            const uint32_t order = divide(lead_ + unit, per_group);
+            if ((per_group > 2 ? 0 : order % (kConsumers / kAdders)) != adder_) return;
+            const uint32_t in_group = lead_ + unit - order * per_group;
+            const uint32_t number = c_.b_.units + unit, slot = number % kUnitSlots;
+            const uint32_t element = threadIdx.x % kUnitSums, count = leavers(unit);
+            Counts& counts = c_.b_.counts();
+            wait(&counts.left[slot], number / kUnitSlots % 2, Awaited::kDeposits,
+                 c_.b_.distress());
+            const float* const from = left(slot) + element;
+            float parts[kConsumers], sum = 0;
+#pragma unroll
+            for (uint32_t i = 0; i < kConsumers; ++i)
+                parts[i] = i < count ? from[i * kUnitSums] : 0.0f;
+#pragma unroll
+            for (uint32_t i = 0; i < kConsumers; ++i) sum += parts[i];
+            __syncwarp();
+            if (threadIdx.x % 32 == 0) arrive(&counts.added[slot]);
+            sum *= unscale(p_.matrix.format);
+            const bool first = unit == 0 || in_group == 0;
+            const bool last = unit + 1 == items_.units || in_group + 1 == per_group;
+            if (per_group <= 2) {
+                if (first) held_ = 0;
+                if (per_group == 2 && in_group == 0) {
+                    held_ = sum;
+                    sum = 0;
+                }
+                if (last) c_.group_done(p_, items_, unit, order, held_, sum);
+            } else {
+                float* const all = c_.head_sums();
+                for (uint32_t u = 0; first && u < per_group; ++u) all[u * kUnitSums] = 0;
+                all[in_group * kUnitSums] = sum;
+                if (last) c_.head_done(p_, items_, unit);
+            }
+        }
+
+        Consumers& c_;
+        const Phase& p_;
+        const Items& items_;
+        uint32_t at_ = 0, begin_;  // unit, and its first item, which may be another block's
+        uint32_t lead_;            // units of its group before the block's first
+        uint32_t adder_;
+        float held_ = 0;  // of the group's first unit
+    };
+
+    // An element of a group of one unit or two (`first`, then `sum`; of one it is `sum`), by the
+    // block's adders of the group.
+    __device__ __forceinline__ void group_done(const Phase& p, const Items& items, uint32_t unit,
+                                               uint32_t order, float first, float sum) {
+        uint32_t group, slot = 0;
+        if (!p.moe) {
+            group = divide(items.first + unit, p.group_units);
+            if (!items.has_all(group)) {
+                float* const to = partial(p, group, items.sharer(group)) + element();
+                if (p.group_units == 2) to[kUnitSums] = sum;
+                to[0] = p.group_units == 2 ? first : sum;
+                if (!last_of_group(p, items, group)) return;
+                first = total(p, items, group, 0);
+                sum = p.group_units == 2 ? total(p, items, group, 1) : first;
+            }
+        } else if (p.op == Op::gate_up) {
+            const uint32_t pair = items.own.begin + order;
+            slot = divide(pair, items.groups);
+            group = pair - slot * items.groups;
         } else {
-            float* const deposits = b_.deposits() + slot * kConsumers * kUnitSums;
-            store_sums(sums, 1.0f, deposits + page.index % kConsumers * kUnitSums);
-            if (!last_of_warps(&counts.deposited[slot], leavers)) return nullptr;
-            // In the order of columns.
-            float4 sum{};
-#pragma unroll 2
-            for (uint32_t i = 0; i < leavers; ++i) {
-                const float4 more = reinterpret_cast<const float4*>(deposits + i * kUnitSums)[lane];
-                sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
-            }
-            wait_in_block(&counts.finished[group_slot], group / kDepositSlots, b_.distress());
-            reinterpret_cast<float4*>(own)[lane] = {sum.x * times, sum.y * times, sum.z * times,
-                                                    sum.w * times};
-            __syncwarp();
+            slot = divide(order, items.expert_units());
+            group = items.own.begin + order - slot * items.expert_units();
         }
-        if (lane == 0) publish_in_block(&counts.added[slot], order / kDepositSlots + 1);
-        // The units of the group that this block has.
-        const uint32_t lead = pages.lead(p), first = group * p.group_units;
-        const uint32_t begin = max(first, lead),
-                       end = min(first + p.group_units, lead + pages.units);
-        if (end - begin > 1 && !last_of_warps(&counts.summed[group_slot], end - begin))
-            return nullptr;
-        if (p.moe) return all;
-        const uint32_t g = divide(unit, p.group_units);
-        const Range of_group{g * pages.group_pages, (g + 1) * pages.group_pages};
-        if (pages.own.begin <= of_group.begin && of_group.end <= pages.own.end) return all;
-        share(p, pages, g, of_group.begin < pages.own.begin ? 0 : 1, begin - first, end - first,
-              all);
-        finish(group);
-        return nullptr;
+        epilogue(p, items, group, slot, first, sum);
     }
 
-    // The block's group `group` needs its sums no longer.
-    __device__ void finish(uint32_t group) {
-        __syncwarp();
-        if (threadIdx.x % 32 == 0)
-            publish_in_block(&b_.counts().finished[group % kDepositSlots],
-                             group / kDepositSlots + 1);
+    // Where this thread's element of a drafter's head is, kUnitSums from one unit's to the next's.
+    __device__ float* head_sums() const {
+        return b_.sums() + element_row() * kTokens + element_token();
     }
 
-    // Whether this warp is the last of `count` to have come so far; the others' writes are seen
+    // A drafter's head, of all of whose units the sums are there.
+    __device__ void head_done(const Phase& p, const Items& items, uint32_t unit) {
+        const uint32_t group = divide(items.first + unit, p.group_units);
+        float* const all = head_sums();
+        if (!items.has_all(group)) {
+            float* const to = partial(p, group, items.sharer(group)) + element();
+            for (uint32_t u = 0; u < p.group_units; ++u) to[u * kUnitSums] = all[u * kUnitSums];
+            if (!last_of_group(p, items, group)) return;
+            for (uint32_t u = 0; u < p.group_units; ++u)
+                all[u * kUnitSums] = total(p, items, group, u);
+        }
+        sync_adders();
+        if (warp_ % kAdders == 0) place_head(p, group, b_.sums());
+        sync_adders();
+    }
+
+    // Whether this block is the last to have written its part of the group; the others' are seen
     // then.
-    __device__ static bool last_of_warps(uint32_t* counter, uint32_t count) {
-        bool last = false;
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) last = warp_arrives_last(counter, count);
-        return __shfl_sync(~0u, last, 0);
+    __device__ bool last_of_group(const Phase& p, const Items& items, uint32_t group) {
+        uint32_t& last = b_.counts().last_of[warp_ / kAdders];
+        sync_adders();
+        if (threadIdx.x % (kAdders * 32) == 0)
+            last = arrive_last(&net_.arrivals[p.counters + group], items.sharers(group));
+        sync_adders();
+        return last != 0;
     }
 
-    // A group that other blocks have parts of, too: the block's first, or its last. What it has of
-    // it, units [begin, end), goes to `partials`.
-    __device__ void share(const Phase& p, const Pages& pages, uint32_t group, uint32_t which,
-                          uint32_t begin, uint32_t end, const float* sums) {
-        const uint32_t lane = threadIdx.x % 32;
-        if (lane == 0) b_.counts().shared[which] = group;
-        float* const to = partial(p, group, pages.sharer(group));
-#pragma unroll 1
-        for (uint32_t u = 0; u < p.group_units; ++u)
-            reinterpret_cast<float4*>(to + u * kUnitSums)[lane] =
-                u >= begin && u < end ? reinterpret_cast<const float4*>(sums + u * kUnitSums)[lane]
-                                      : float4{};
-    }
-
-    // When the block's pages are done: whoever comes last to a group adds up its parts, in the
-    // order of columns. Of the block's two, a warp goes on with each; null if there is none, or
-    // another block is later. All consumers.
-    __device__ const float* take_shared(const Phase& p, const Pages& pages, uint32_t& group) {
-        Counts& counts = b_.counts();
-        sync_consumers();
-        if (warp_ < 2 && threadIdx.x % 32 == 0 && counts.shared[warp_] != kNone)
-            counts.last_of[warp_] = arrive_last(&net_.arrivals[p.counters + counts.shared[warp_]],
-                                                pages.sharers(counts.shared[warp_]));
-        sync_consumers();
-        const uint32_t fours = p.group_units * kUnitSums / 4;
-#pragma unroll 1
-        for (uint32_t i = threadIdx.x; i < 2 * fours; i += kConsumerThreads) {
-            const uint32_t which = i < fours ? 0 : 1, at = i - which * fours;
-            if (counts.shared[which] == kNone || !counts.last_of[which]) continue;
-            const uint32_t sharers = pages.sharers(counts.shared[which]);
-            float4 sum{};
+    // What all blocks have of an element, in the order of columns.
+    __device__ float total(const Phase& p, const Items& items, uint32_t group,
+                           uint32_t unit) const {
+        const float* const from = partial(p, group, 0) + unit * kUnitSums + element();
+        const uint32_t stride = p.group_units * kUnitSums, sharers = items.sharers(group);
+        float sum = 0;
 #pragma unroll 4
-            for (uint32_t part = 0; part < sharers; ++part) {
-                const float4 more =
-                    reinterpret_cast<const float4*>(partial(p, counts.shared[which], part))[at];
-                sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
-            }
-            reinterpret_cast<float4*>(b_.sums())[i] = sum;
-        }
-        sync_consumers();
-        if (warp_ >= 2) return nullptr;
-        group = counts.shared[warp_];
-        const bool last = group != kNone && counts.last_of[warp_];
-        __syncwarp();
-        counts.shared[warp_] = kNone;
-        return last ? b_.sums() + warp_ * p.group_units * kUnitSums : nullptr;
+        for (uint32_t part = 0; part < sharers; ++part) sum += from[part * stride];
+        return sum;
+    }
+
+    __device__ void sync_adders() const {
+        sync_threads(kConsumersBarrier + 1 + warp_ / kAdders, kAdders * 32);
     }
 
     __device__ float* partial(const Phase& p, uint32_t group, uint32_t piece) const {

@@ -1,7 +1,7 @@
-// The loader: one warp that streams the pages of weights which its block's consumers will want, in
-// their order, as far ahead as the ring is deep, and says with each what it is. Weights are never
-// waited for, whatever the consumers still wait for, except those of experts: which they are is
-// known once the rows are routed.
+// The loader: one thread that streams the pages of weights which its block's consumers will want, in
+// their order, as far ahead as the ring is deep. Weights are never waited for, whatever the
+// consumers still wait for, except those of experts: which they are is known once the rows are
+// routed.
 #pragma once
 
 #include "runtime/gpu/block.cuh"
@@ -20,10 +20,10 @@ struct NoFaults {
 template <typename Faults>
 class Loader {
   public:
-    __device__ explicit Loader(Block& block)
-        : b_(block), lane_(threadIdx.x % 32), policy_(evict_first()) {}
+    __device__ explicit Loader(Block& block) : b_(block), policy_(evict_first()) {}
 
     __device__ __forceinline__ void run(uint32_t begin, uint32_t end) {
+#pragma unroll 1
         for (uint32_t i = begin; i < end; ++i) {
             const Phase p = b_.phases[i];
             if (p.matrix.data == nullptr) continue;
@@ -31,48 +31,68 @@ class Loader {
                 wait(b_.routed(), b_.routed_turn, Awaited::kRouting, b_.distress());
                 b_.routed_turn ^= 1;
             }
-            const Pages pages(p, p.moe ? b_.routing().live : 0);
-            // Each lane finds out about one of 32 pages; then kTogether at a time ask for them.
-            for (uint32_t first = 0; first < pages.count; first += 32) {
-                Page page = pages.at(p, min(first + lane_, pages.count - 1));
-                page.number = b_.pages + lane_;
-                const bool last = first + lane_ + 1 == pages.count;
-                const std::byte* from =
-                    p.matrix.data + (p.moe ? b_.routing().expert[page.slot] * p.expert_bytes : 0) +
-                    (uint64_t{page.unit} * p.unit_pieces + page.first) * p.piece_bytes;
-                if (!Faults::is_right(i, last)) from = p.matrix.data;
-                const uint32_t bytes = page.units * page.pieces * p.piece_bytes;
-                const uint32_t count = min(32u, pages.count - first);
-                Place place = b_.place;
-                place.advance(b_.ring.depth, lane_);
-#pragma unroll 1
-                for (uint32_t turn = 0; turn < count; turn += kTogether) {
-                    if (lane_ / kTogether == turn / kTogether && lane_ < count)
-                        load(place, page, from, bytes, Faults::comes(i, last));
-                    __syncwarp();
-                }
-                b_.place.advance(b_.ring.depth, count);
-                b_.pages += count;
-            }
+            stream(p, i);
         }
     }
 
   private:
-    // Lanes that wait for places together: far fewer than the ring has.
-    static constexpr uint32_t kTogether = 4;
+    // What lies in one piece of memory: all of a matrix's run, or an expert's part of it.
+    struct Stretch {
+        const std::byte* from;
+        uint32_t count;
+    };
 
-    __device__ void load(const Place& place, const Page& page, const std::byte* from,
-                         uint32_t bytes, bool comes) {
-        b_.ring.wait_empty(place, b_.distress());
-        Page* const label = &b_.label(place);
-        const uint32_t number = page.number;
-        *label = page;
-        publish_in_block(&label->number, number);
-        if (comes) page_load(b_.ring.page(place), from, bytes, &b_.ring.full[place.slot], policy_);
+    __device__ static Stretch stretch_of(const Phase& p, const Items& items,
+                                         const Routing& routing, uint32_t slot) {
+        if (!p.moe)
+            return {p.matrix.data + uint64_t{items.own.begin} * p.item_bytes, items.count};
+        const std::byte* const expert = p.matrix.data + routing.expert[slot] * p.expert_bytes;
+        if (p.op == Op::down)
+            return {expert + uint64_t{items.own.begin} * p.unit_items * p.item_bytes,
+                    items.expert_units() * p.unit_items};
+        const uint32_t first = slot * items.groups;
+        const uint32_t begin = max(items.own.begin, first) - first;
+        const uint32_t end = min(items.own.end - first, items.groups);
+        return {expert + uint64_t{begin} * items.group_items * p.item_bytes,
+                (end - begin) * items.group_items};
+    }
+
+    __device__ void stream(const Phase& p, uint32_t index) {
+        const Routing& routing = b_.routing();
+        const Items items(p, p.moe ? routing.live : 0);
+        const uint32_t item_bytes = p.item_bytes, page_items = p.page_items;
+        uint32_t slot =
+            p.moe && p.op == Op::gate_up ? divide(items.own.begin, items.groups) : 0;
+        uint32_t left = items.count;
+        if (left == 0) return;
+        Stretch stretch = stretch_of(p, items, routing, slot);
+#pragma unroll 1
+        while (left > 0) {
+            const uint32_t of_page = min(page_items, left);
+            left -= of_page;
+            Place& place = b_.place;
+            b_.ring.wait_empty(place, b_.distress());
+            PageBarrier* const full = &b_.ring.full[place.slot];
+            page_expect(full, of_page * item_bytes);
+            std::byte* to = b_.ring.page(place);
+            // Experts lie apart: a page may have several.
+            for (uint32_t more = of_page; more > 0;) {
+                if (stretch.count == 0) stretch = stretch_of(p, items, routing, ++slot);
+                const uint32_t now = min(more, stretch.count), bytes = now * item_bytes;
+                const std::byte* const from =
+                    Faults::is_right(index, left == 0) ? stretch.from : p.matrix.data;
+                if (Faults::comes(index, left == 0))
+                    page_load_part(to, from, bytes, full, policy_);
+                stretch.from += bytes;
+                stretch.count -= now;
+                to += bytes;
+                more -= now;
+            }
+            place.advance(b_.ring.depth);
+        }
     }
 
     Block& b_;
-    uint32_t lane_;
     uint64_t policy_;
 };
 

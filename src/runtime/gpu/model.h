@@ -13,12 +13,14 @@ namespace tessera::gpu {
 
 inline constexpr uint32_t kRowsMax = 8;       // of a step: the N of an mma
 inline constexpr uint32_t kHeadUnitsMax = 8;  // units of a drafter's head: 128 dims
-inline constexpr uint32_t kPageBytes =
-    4352;  // of a ring of weights: four panels of mxfp4, two of fp8
+// Of a ring of weights: 15 panels of mxfp4, seven of fp8, four of bf16. Four such pages in each SM
+// keep the memory busy (docs/GPU.md), and the loader has 500 ns for each.
+inline constexpr uint32_t kPageBytes = 16512;
 inline constexpr uint32_t kConsumers = 15;  // warps of a block; one more loads. Four warps on each
                                             // of an SM's four parts leave a thread 128 registers
-inline constexpr uint32_t kDepositSlots = 2;  // units whose sums wait to be added up
-inline constexpr uint32_t kRingPagesMax = 40;
+inline constexpr uint32_t kAdders = 4;     // warps that add up a unit together: an element a thread
+inline constexpr uint32_t kUnitSlots = 4;  // units whose sums wait to be added up
+inline constexpr uint32_t kRingPagesMax = 12;
 inline constexpr uint32_t kCountsBytes = 192;  // of a block's counts, in shared memory
 inline constexpr uint32_t kKeyTile = 16;       // positions that lie together in a cache
 
@@ -60,11 +62,12 @@ struct Phase {
     uint16_t norm;         // kNorm...: of the activations; of an exchange: its slot, kPartial...
     uint16_t tap;          // 1 + which tap of the drafter's the stream is, or 0
     PackedMatrix matrix;   // of one expert, where there are many
-    uint32_t piece_bytes;  // of its format, and how many a unit and a page have
-    uint32_t unit_pieces, page_pieces;
-    uint32_t page_units;    // of experts' down, where a page can hold several units; else 1
+    // What one warp multiplies at a time: a piece of a unit, or of experts' down a whole unit if
+    // that is short; and how many of those a unit and a page have.
+    uint32_t item_pieces, item_bytes;
+    uint32_t unit_items, page_items;
     uint32_t group_units;   // that one epilogue needs together
-    uint32_t cuts;          // a group's pages are dealt out in so many parts
+    uint32_t cuts;          // a group's items are dealt out in so many parts
     uint32_t pieces_max;    // blocks that share a group at most
     uint32_t counters;      // of arrivals, one a group: where they begin
     uint64_t partials;      // floats: where they begin
@@ -75,12 +78,14 @@ struct Phase {
     CachePlace cache;
 
     constexpr uint32_t groups() const { return matrix.units() / group_units; }
-    constexpr uint32_t unit_pages() const { return (unit_pieces + page_pieces - 1) / page_pieces; }
+    constexpr uint32_t group_items() const { return unit_items * group_units; }
+    // Whether a unit of experts' down has one item: no other warp has a part of its sums.
+    constexpr bool direct() const { return moe && op == Op::down && unit_items == 1; }
 };
 
 struct Shared {  // bytes from the start of a block's shared memory
     uint32_t activations;
-    uint32_t deposits, sums, contributions, routing, step, phases, labels, ring;
+    uint32_t deposits, sums, contributions, routing, step, phases, ring;
     uint32_t pages;  // of the ring
     uint32_t bytes;
 };
@@ -91,7 +96,7 @@ struct Shared {  // bytes from the start of a block's shared memory
 struct Stamp {
     uint64_t arrived = 0, began = 0, prepared = 0, streamed = 0, ended = 0;
     // Of the first warp's streaming, by the kernel that watches (watched.cu): ns that it waited for
-    // pages to come, and that it spent on sums when a unit's pages were done.
+    // pages to come, and that it spent on sums when its items of a unit were done.
     uint64_t paged = 0, summed = 0;
 };
 

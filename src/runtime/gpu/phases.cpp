@@ -16,7 +16,9 @@ namespace {
 // H100; the second is an estimate.
 constexpr double kBytesPerUs = 24e3, kSharedUs = 3;
 constexpr uint32_t kCutsMax = 16;
-constexpr uint32_t kLabelBytes = 32;  // of a Page in block.cuh
+// An expert's unit of down is one warp's if it has at most so many pieces: longer ones would leave
+// warps without work where few experts are wanted.
+constexpr uint32_t kWholeUnitPieces = 4;
 // Positions that a ring holds beyond its window: rows of a step, and the window's first key may lie
 // anywhere in its tile. Prompts are read in steps, so 64 as on the CPU.
 constexpr uint32_t kRingSlack = 64 + kKeyTile;
@@ -25,20 +27,20 @@ uint32_t activation_bytes(uint32_t columns, uint32_t rows) {
     return (padded(columns, kPanelColumns) + 32) * 2 * rows;
 }
 
-// Pages of the busiest block, and the most blocks that share a group: as Pages in block.cuh has
+// Items of the busiest block, and the most blocks that share a group: as Items in block.cuh has
 // them.
 struct Spread {
     uint32_t busiest = 0, sharers = 0;
 };
-Spread spread(uint32_t groups, uint32_t group_pages, uint32_t cuts, uint32_t blocks) {
-    const auto page_of = [&](uint32_t part) {
-        return part / cuts * group_pages + group_pages * (part % cuts) / cuts;
+Spread spread(uint32_t groups, uint32_t group_items, uint32_t cuts, uint32_t blocks) {
+    const auto item_of = [&](uint32_t part) {
+        return part / cuts * group_items + group_items * (part % cuts) / cuts;
     };
     Spread found;
     const uint32_t parts = groups * cuts;
     for (uint32_t b = 0; b < blocks; ++b) {
         const Span own = share(parts, b, blocks);
-        found.busiest = std::max(found.busiest, page_of(own.end) - page_of(own.begin));
+        found.busiest = std::max(found.busiest, item_of(own.end) - item_of(own.begin));
     }
     if (parts <= blocks) {
         found.sharers = cuts;
@@ -191,20 +193,20 @@ class Compiler {
     // Cut so that blocks have even shares of it.
     Phase& matrix(Phase& p, const PackedMatrix& m, uint32_t group_units = 1) {
         set(p, m, group_units);
-        const uint32_t pages = p.unit_pages() * group_units, groups = m.units() / group_units;
+        const uint32_t items = p.group_items(), groups = m.units() / group_units;
         if (groups * group_units != m.units() || (p.op == Op::qkv && m.rows % 2 != 0))
             fail("GPU: {} of layer {} has {} rows, not whole groups of {}", op_name(p.op), p.layer,
                  m.rows, group_units * kUnitRows);
         double best = 1e300;
-        for (uint32_t cuts = 1; cuts <= std::min(kCutsMax, pages); ++cuts) {
-            const double us = spread(groups, pages, cuts, blocks_).busiest * p.page_pieces *
-                                  static_cast<double>(p.piece_bytes) / kBytesPerUs +
+        for (uint32_t cuts = 1; cuts <= std::min(kCutsMax, items); ++cuts) {
+            const double us = spread(groups, items, cuts, blocks_).busiest *
+                                  static_cast<double>(p.item_bytes) / kBytesPerUs +
                               (cuts > 1 ? kSharedUs : 0);
             if (us >= best) continue;
             best = us;
             p.cuts = cuts;
         }
-        p.pieces_max = spread(groups, pages, p.cuts, blocks_).sharers;
+        p.pieces_max = spread(groups, items, p.cuts, blocks_).sharers;
         p.counters = take_counters(groups);
         // Phases without a barrier between them may not share these.
         if (p.barrier) partials_ = 0;
@@ -212,23 +214,24 @@ class Compiler {
         partials_ += uint64_t{groups} * p.pieces_max * group_units * kUnitRows * kRowsMax;
         out_.partial_floats = std::max(out_.partial_floats, partials_);
         need_activations(activation_bytes(m.columns, kRowsMax));
-        out_.needs.sums = std::max(out_.needs.sums, group_units);
+        if (group_units > 2) out_.needs.sums = std::max(out_.needs.sums, group_units);
         return p;
     }
 
     void set(Phase& p, const PackedMatrix& m, uint32_t group_units) const {
         p.matrix = m;
         const uint32_t halves = m.format == Format::f32 ? 2 : 1;  // pieces of a panel
-        p.piece_bytes = panel_bytes(m.format) / halves;
-        p.unit_pieces = m.panels() * halves;
-        p.page_pieces = kPageBytes / p.piece_bytes;
-        p.page_units = p.moe && p.op == Op::down ? std::max(1u, p.page_pieces / p.unit_pieces) : 1;
+        const uint32_t pieces = m.panels() * halves;
+        p.item_pieces = p.moe && p.op == Op::down && pieces <= kWholeUnitPieces ? pieces : 1;
+        p.item_bytes = panel_bytes(m.format) / halves * p.item_pieces;
+        p.unit_items = pieces / p.item_pieces;
+        p.page_items = std::min(kConsumers, kPageBytes / p.item_bytes);
         p.group_units = group_units;
         // Shares are made in 32 bits.
         const uint64_t most =
             std::max<uint64_t>(uint64_t{m.units()} * kCutsMax, uint64_t{m.units()} * kRoutePairs);
         if (most * (blocks_ + 1) > UINT32_MAX ||
-            uint64_t{m.units()} * p.unit_pieces > UINT32_MAX / 64)
+            uint64_t{m.units()} * pieces > UINT32_MAX / 64)
             fail("GPU: {} of layer {} has {} x {} weights, more than a phase takes", op_name(p.op),
                  p.layer, m.rows, m.columns);
     }
@@ -248,13 +251,12 @@ class Compiler {
         for (size_t e = 0; e < layer.experts.size(); ++e)
             CHECK((layer.experts[e].*which).data == p.matrix.data + e * p.expert_bytes);
         p.vector = layer.correction_bias.data();  // a launch of its own routes anew
-        out_.needs.sums = std::max(out_.needs.sums, 2u);
         if (p.op == Op::gate_up) {
             need_activations(activation_bytes(p.matrix.columns, kRowsMax));
             return;
         }
         need_activations(activation_bytes(p.matrix.columns, kRowsMax * s_.experts_per_token + 1));
-        out_.needs.direct = out_.needs.direct && p.unit_pages() == 1;
+        out_.needs.direct = out_.needs.direct && p.direct();
         const uint32_t own = (p.matrix.units() + blocks_ - 1) / blocks_;
         out_.needs.contributions = std::max<uint32_t>(
             out_.needs.contributions, kRoutePairs * own * kUnitRows * sizeof(float));
@@ -386,22 +388,21 @@ Shared lay_out(const SharedNeeds& needs, uint32_t available) {
         next = padded(next + bytes, 128);
         return first;
     };
-    constexpr uint32_t kSlotBytes = kDepositSlots * kUnitRows * kRowsMax * sizeof(float);
-    constexpr uint32_t kDeposits = kConsumers * kSlotBytes;
+    constexpr uint32_t kUnitBytes = kUnitRows * kRowsMax * sizeof(float);
+    constexpr uint32_t kDeposits = kUnitSlots * kConsumers * kUnitBytes;
     at.activations = take(needs.activations);
     at.deposits = take(kDeposits);
-    at.sums = take(needs.sums * kSlotBytes);
+    at.sums = take(needs.sums * kUnitBytes);
     // Where every expert's unit is one page, what it gives needs no deposits.
     at.contributions =
         needs.direct && needs.contributions <= kDeposits ? at.deposits : take(needs.contributions);
     at.routing = take(sizeof(Routing) + kCountsBytes);
     at.step = take(sizeof(Step));
     at.phases = take(2 * sizeof(Phase));
-    at.labels = take(kRingPagesMax * kLabelBytes);
     at.ring = next;
 
     constexpr uint32_t kPlace = kPageBytes + 16;  // and its two barriers
-    constexpr uint32_t kPagesMin = kConsumers + 5;
+    constexpr uint32_t kPagesMin = 4;  // as far as a warp may be behind who waits for it
     if (at.ring + kPagesMin * kPlace > available)
         fail(
             "GPU: activations of 8 rows take {} kB of a block's {} kB of shared memory, which "

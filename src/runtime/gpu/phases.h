@@ -22,9 +22,9 @@ struct CacheLayout {
 // What phases want of a block's shared memory.
 struct SharedNeeds {
     uint32_t activations = 0;    // bytes
-    uint32_t sums = 0;           // units of a group
+    uint32_t sums = 0;           // units of a group of more than two
     uint32_t contributions = 0;  // bytes
-    bool direct = true;          // every expert's unit of down is one page
+    bool direct = true;          // every expert's unit of down is one item
 
     // What serves either.
     SharedNeeds with(const SharedNeeds& other) const;

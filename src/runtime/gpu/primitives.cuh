@@ -116,28 +116,6 @@ __device__ inline void wait_then_fence(const uint64_t* event, uint64_t count, Di
     fence_acq_rel_gpu();
 }
 
-// ---- Within a block: counts in shared memory ----------------------------------------------------
-
-// As arrive_last, among the warps of a block; by one lane, after __syncwarp.
-__device__ inline bool warp_arrives_last(uint32_t* counter, uint32_t count) {
-    return wrap_acq_rel_block(counter, count - 1) == count - 1;
-}
-
-// A count with one writer at a time: release at block scope; and returns, with acquire, once it is
-// `count` or more. It counts up and may wrap.
-__device__ inline void publish_in_block(uint32_t* counter, uint32_t count) {
-    store_release_block(counter, count);
-}
-__device__ inline void wait_in_block(const uint32_t* counter, uint32_t count, Distress* board) {
-    SpinLimit limit;
-    while (true) {
-        const uint32_t seen = load_acquire_block(counter);
-        if (static_cast<int32_t>(seen - count) >= 0) return;
-        limit.poll(board, Awaited::kDeposits, count, seen);
-        __nanosleep(20);  // leaves the instructions of this part of the SM to those who work
-    }
-}
-
 // ---- Pages: bulk copies from global into shared memory -----------------------------------------
 
 // Acquire at block scope, the default: sees what arrived, the bytes of bulk copies included. A
@@ -158,6 +136,15 @@ __device__ inline void page_load(void* page, const void* from, uint32_t bytes, P
                                  uint64_t l2_policy) {
     arrive_expecting(full, bytes);
     copy_to_page(page, from, bytes, full, l2_policy);
+}
+
+// The same for a page that comes in parts: first the bytes of all of them, then each.
+__device__ inline void page_expect(PageBarrier* full, uint32_t bytes) {
+    arrive_expecting(full, bytes);
+}
+__device__ inline void page_load_part(void* to, const void* from, uint32_t bytes, PageBarrier* full,
+                                      uint64_t l2_policy) {
+    copy_to_page(to, from, bytes, full, l2_policy);
 }
 
 }  // namespace tessera::gpu

@@ -1,5 +1,4 @@
-// What becomes of a matrix's sums: queries, keys and values, the stream, scores, logits. Everything
-// here is done by one warp, unless it says otherwise.
+// What becomes of a matrix's sums: queries, keys and values, the stream, scores, logits.
 #pragma once
 
 #include "runtime/gpu/block.cuh"
@@ -23,49 +22,55 @@ class Results : protected Worker {
   protected:
     using Worker::Worker;
 
-    // By one warp: `sums` has row r of token t of the group's units at [unit][r][t]. `slot`: of an
-    // expert.
-    __device__ __forceinline__ void epilogue(const Phase& p, const Pages& pages, uint32_t group,
-                                             const float* sums, uint32_t slot) {
-        if (p.op == Op::query || p.op == Op::keys) return place_head(p, group, sums);
-        const uint32_t rows = p.op == Op::fuse ? step_.context_rows : step_.rows;
-#pragma unroll 1
-        for (uint32_t i = threadIdx.x % 32; i < kUnitSums; i += 32) {
-            const uint32_t r = i / kTokens, t = i % kTokens;
-            const uint32_t row = group * kUnitRows + r;  // where a group is one unit
-            const float sum = sums[i];
-            if (t >= rows || row >= p.matrix.rows) continue;
-            switch (p.op) {
-                case Op::qkv:
-                    if (r % 2 == 0) place_projected(p, row, t, sum, sums[i + kTokens]);
-                    break;
-                case Op::output:
-                case Op::fuse:
-                case Op::down: {
-                    const uint32_t pair = p.moe ? b_.routing().pair[slot][t] : 0;
-                    if (!p.moe) {
-                        keep(p.op, row, t, sum);
-                    } else if (pair != kNoPair) {
-                        contribution(pages.own, pair)[row - pages.own.begin * kUnitRows] = sum;
-                    }
-                    break;
+    // Which element of a unit this thread adds up: row element_row() of token element_token().
+    __device__ static uint32_t element() { return threadIdx.x % kUnitSums; }
+    __device__ static uint32_t element_row() {
+        return element() / 16 * 2 + element() % 4 / 2;
+    }
+    __device__ static uint32_t element_token() {
+        return element() / 4 % 4 * 2 + element() % 2;
+    }
+
+    // An element of a group, by all threads that have its others. `slot`: of an expert. Of gate and
+    // up, `first` is the gate's.
+    __device__ __forceinline__ void epilogue(const Phase& p, const Items& items, uint32_t group,
+                                             uint32_t slot, float first, float sum) {
+        const uint32_t r = element_row(), t = element_token();
+        const uint32_t row = group * kUnitRows + r;
+        // The next row of the same token.
+        const float next = __shfl_xor_sync(~0u, sum, 2);
+        if (t >= (p.op == Op::fuse ? step_.context_rows : step_.rows) || row >= p.matrix.rows)
+            return;
+        switch (p.op) {
+            case Op::qkv:
+                if (r % 2 == 0) place_projected(p, row, t, sum, next);
+                break;
+            case Op::output:
+            case Op::fuse:
+            case Op::down: {
+                const uint32_t pair = p.moe ? b_.routing().pair[slot][t] : 0;
+                if (!p.moe) {
+                    keep(p.op, row, t, sum);
+                } else if (pair != kNoPair) {
+                    contribution(items.own, pair)[row - items.own.begin * kUnitRows] = sum;
                 }
-                case Op::router:
-                    net_.scores[t * net_.experts + row] = sum;
-                    break;
-                case Op::head:
-                    net_.logits[t * net_.vocab + row] = sum;
-                    break;
-                case Op::gate_up: {
-                    const uint32_t to = p.moe ? b_.routing().pair[slot][t] : t;
-                    if (to != kNoPair && row < p.matrix.rows / 2)
-                        net_.gated[to * net_.gated_columns + row] =
-                            static_cast<uint16_t>(gated(sum, sums[kUnitSums + i]));
-                    break;
-                }
-                default:
-                    break;
+                break;
             }
+            case Op::router:
+                net_.scores[t * net_.experts + row] = sum;
+                break;
+            case Op::head:
+                net_.logits[t * net_.vocab + row] = sum;
+                break;
+            case Op::gate_up: {
+                const uint32_t to = p.moe ? b_.routing().pair[slot][t] : t;
+                if (to != kNoPair && row < p.matrix.rows / 2)
+                    net_.gated[to * net_.gated_columns + row] =
+                        static_cast<uint16_t>(gated(first, sum));
+                break;
+            }
+            default:
+                break;
         }
     }
 

@@ -21,9 +21,9 @@ struct Told {
     bool open[kRowsMax];  // rows whose choice the masks may still refuse
     uint32_t made;        // rounds
     uint64_t began;       // ns
-    // Where the consumers stand in the ring, and how many pages were before.
+    // Where the consumers stand in the ring, and how many units were before.
     Place place;
-    uint32_t pages;
+    uint32_t units;
     PageBarrier decided;  // full when it is known whether another round follows
 };
 
@@ -62,11 +62,11 @@ class Writer {
         sync_consumers();
         Block block = block_of(turn, memory_);
         block.place = told_.place;
-        block.pages = told_.pages;
+        block.units = told_.units;
         Consumers<Faults>(block).run(0, turn.count);
         if (!first_thread()) return;
         told_.place = block.place;
-        told_.pages = block.pages;
+        told_.units = block.units;
     }
 
     // All blocks have done what came before.
@@ -286,10 +286,8 @@ __device__ __forceinline__ void load_rounds(const RoundsLaunch& launch, std::byt
     for (uint32_t parity = 0;; parity ^= 1) {
         if (drafts > 0) {
             drafter.place = target.place;
-            drafter.pages = target.pages;
             Loader<Faults>(drafter).run(0, launch.drafter.count);
             target.place = drafter.place;
-            target.pages = drafter.pages;
         }
         Loader<Faults>(target).run(0, launch.target.count);
         wait(&told.decided, parity, Awaited::kVerdict, target.distress());
@@ -311,20 +309,17 @@ __global__ __launch_bounds__(kBlockThreads,
         told.made = 0;
         told.began = now_ns();
         told.place = {};
-        told.pages = 0;
+        told.units = 0;
         init(&told.decided, 1);
-        init(block.routed(), 1);
-        block.ring.init(1);
         block.counts() = {};
-        for (uint32_t slot = 0; slot < block.ring.depth; ++slot)
-            block.label({slot, 0}).number = ~0u;
+        block.init_barriers();
     }
     __syncthreads();
     if (threadIdx.x < kConsumerThreads) {
         Writer<Faults>(launch, memory, told).run();
         return;
     }
-    load_rounds<Faults>(launch, memory, told);
+    if (threadIdx.x == kConsumerThreads) load_rounds<Faults>(launch, memory, told);
 }
 
 }  // namespace tessera::gpu

@@ -22,16 +22,13 @@ __global__ __launch_bounds__(kBlockThreads, 1) void walk(const __grid_constant__
                 begin,
                 Ring::at(memory + net.shared.ring, net.shared.pages, kPageBytes)};
     if (threadIdx.x == 0) {
-        init(block.routed(), 1);
-        block.ring.init(1);
         block.counts() = {};
         block.counts().passed = passed;
+        block.init_barriers();
     }
-    // No page has the number that is one less than the first's.
-    if (threadIdx.x < block.ring.depth) block.label({threadIdx.x, 0}).number = ~0u;
     __syncthreads();
     if (threadIdx.x >= kConsumerThreads) {
-        Loader<Faults>(block).run(begin, end);
+        if (threadIdx.x == kConsumerThreads) Loader<Faults>(block).run(begin, end);
         return;
     }
     // Weights are on their way; what an earlier launch writes may be read from here on.
