@@ -99,6 +99,40 @@ constexpr __host__ __device__ uint32_t piece_bytes(Format format) {
     return panel_bytes(format) / (kPanelColumns / piece_columns(format));
 }
 
+// 32 columns of mxfp4: the lane's words of two rows, both rows' scales, its columns of the token.
+__device__ inline void multiply_mxfp4_block(const uint2& words, uint32_t scales, const uint4& x,
+                                            Sums& sum) {
+    Sums of_block;
+    const E2m1Pairs a = e2m1_pairs(words.x), b = e2m1_pairs(words.y);
+    mma(of_block, a.at[0], b.at[0], a.at[1], b.at[1], x.x, x.y);
+    mma(of_block, a.at[2], b.at[2], a.at[3], b.at[3], x.z, x.w);
+    const float s0 = __uint_as_float((scales & 255u) << 23);
+    const float s1 = __uint_as_float(scales >> 8 << 23);
+    sum.at[0] += s0 * of_block.at[0];
+    sum.at[1] += s0 * of_block.at[1];
+    sum.at[2] += s1 * of_block.at[2];
+    sum.at[3] += s1 * of_block.at[3];
+}
+
+// The same piece of two units at once: activations are read once.
+__device__ inline void multiply_mxfp4_pair(const std::byte* first, const std::byte* second,
+                                           const uint16_t* token, TwoSums (&sums)[2]) {
+    const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    constexpr uint32_t kWords = panel_scale_bytes(Format::mxfp4);
+#pragma unroll
+    for (uint32_t block = 0; block < 4; ++block) {
+        const uint4 x = load_shared<uint4>(token + (4 * block + q) * 8);
+#pragma unroll
+        for (uint32_t unit = 0; unit < 2; ++unit) {
+            const std::byte* const piece = unit == 0 ? first : second;
+            const uint2 w = load_shared<uint2>(piece + kWords + g * 8 + (4 * block + q) * kGroupBytes);
+            const uint32_t scales = load_shared<uint16_t>(piece + block * kUnitRows + 2 * g);
+            multiply_mxfp4_block(w, scales, x,
+                                 block % 2 == 0 ? sums[unit].even : sums[unit].odd);
+        }
+    }
+}
+
 // Adds a piece's products with its columns of the activations to the lane's sums. `token`: where
 // those of token lane / 4 begin.
 template <Format format>
@@ -115,17 +149,7 @@ __device__ inline void multiply_piece(const std::byte* piece, const uint16_t* to
             const uint2 w = group(4 * block + q);
             const uint4 x = load_shared<uint4>(token + (4 * block + q) * 8);
             const uint32_t scales = load_shared<uint16_t>(piece + block * kUnitRows + 2 * g);
-            Sums of_block;
-            const E2m1Pairs a = e2m1_pairs(w.x), b = e2m1_pairs(w.y);
-            mma(of_block, a.at[0], b.at[0], a.at[1], b.at[1], x.x, x.y);
-            mma(of_block, a.at[2], b.at[2], a.at[3], b.at[3], x.z, x.w);
-            const float s0 = __uint_as_float((scales & 255u) << 23);
-            const float s1 = __uint_as_float(scales >> 8 << 23);
-            Sums& sum = block % 2 == 0 ? sums.even : sums.odd;
-            sum.at[0] += s0 * of_block.at[0];
-            sum.at[1] += s0 * of_block.at[1];
-            sum.at[2] += s1 * of_block.at[2];
-            sum.at[3] += s1 * of_block.at[3];
+            multiply_mxfp4_block(w, scales, x, block % 2 == 0 ? sums.even : sums.odd);
         }
     } else if constexpr (format == Format::fp8) {
         float2 scale = load_shared<float2>(piece + g * 8);
@@ -186,6 +210,23 @@ __device__ inline void multiply_pieces(Format format, const std::byte* pieces,
             return multiply_pieces<Format::bf16>(pieces, token, count, sums);
         case Format::f32:
             return multiply_pieces<Format::f32>(pieces, token, count, sums);
+    }
+}
+
+// Pieces of one unit; or, with `pairs`, of two that lie `apart` bytes apart.
+__device__ inline void multiply_item(Format format, const std::byte* pieces, bool pairs,
+                                     uint32_t apart, const uint16_t* token, uint32_t count,
+                                     TwoSums (&sums)[2]) {
+    if (pairs && format == Format::mxfp4)
+        return multiply_mxfp4_pair(pieces, pieces + apart, token, sums);
+#pragma unroll 1
+    for (uint32_t unit = 0;; ++unit) {
+        multiply_pieces(format, pieces + unit * apart, token, count, sums[0]);
+        if (!pairs) return;
+        const TwoSums first = sums[0];
+        sums[0] = sums[1];
+        sums[1] = first;
+        if (unit == 1) return;
     }
 }
 

@@ -70,7 +70,7 @@ TEST_F(GpuRounds, ChooseWhatStepsChoose) {
 
 // Nuclei so small that the best score of all is often not in them.
 TEST_F(GpuRounds, LeaveWhatTheHostsMasksLeave) {
-    const uint32_t tokens = sized(60, 6);
+    const uint32_t tokens = sized(48, 6);
     Writing writing(pair);
     uint32_t refused = 0;
     const auto unmasked = writing.in_steps(ask_for(3, 0, tokens), tokens);

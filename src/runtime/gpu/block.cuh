@@ -16,10 +16,9 @@ inline constexpr uint32_t kConsumersBarrier = 1;
 
 // Counts of a block, in shared memory.
 struct Counts {
-    // By slot: full when all warps have left what they have of a unit, and when that is added up.
-    PageBarrier left[kUnitSlots], added[kUnitSlots];
-    uint32_t last;                               // whether this block's arrival was the last of all
-    uint32_t last_of[kConsumers / kAdders];      // the same of a group's, by who adds it up
+    // By adder: full when all multipliers have left what it adds up next, and when it has read that.
+    PageBarrier left[kAdders], added[kAdders];
+    uint32_t last;    // whether this block's arrival was the last of all
     uint64_t passed;  // signals of the barrier that the block's first thread has waited for
     Stamp stamp;      // of the phase
 };
@@ -76,19 +75,19 @@ struct Block : View {
     uint32_t first_phase;  // of this launch
     Ring ring;
     // How far this thread has come since the launch: in the ring (the loader's next page, or the
-    // phase's first), and in units whose sums were added up.
+    // phase's first); and, a bit an adder, parities of what it adds up next.
     Place place{};
-    uint32_t units = 0;
+    uint32_t turns = 0;
     uint32_t routed_turn = 0;  // of the loader: parity of the next routing
 
     // By the first thread, before the block's first barrier.
     __device__ void init_barriers() const {
         init(routed(), 1);
-        for (uint32_t slot = 0; slot < kUnitSlots; ++slot) {
-            init(&counts().left[slot], kConsumers);
-            init(&counts().added[slot], kAdders);
+        for (uint32_t adder = 0; adder < kAdders; ++adder) {
+            init(&counts().left[adder], kMultipliers);
+            init(&counts().added[adder], 1);
         }
-        ring.init(kConsumers);
+        ring.init(kMultipliers);
     }
 
     __device__ Distress* distress() const { return static_cast<Distress*>(net.distress); }
@@ -119,23 +118,24 @@ __device__ inline uint32_t owner_of(uint32_t total, uint32_t at, uint32_t count)
 }
 
 // Which items of a phase a block streams, in their order: the one place that knows, for the loader
-// and the consumers. A matrix that every step needs is a run of items, unit by unit; it is cut into
-// groups of units that one epilogue needs together, a group into `cuts` parts, and a block has a
-// run of parts. Of experts' gate and up a block has pairs of units, each whole; of their down the
-// same units of every live expert. No sum is cut in a way that depends on the rows of a step or on
-// which experts are live: of a unit, or a block's part of one, the sums of every kConsumers-th item
-// come together, and those are added up in order.
+// and the consumers. Units that are multiplied together are a bundle, and a bundle has the items of
+// one. A matrix that every step needs is a run of items, bundle by bundle; it is cut into groups
+// that one epilogue needs together, a group into `cuts` parts, and a block has a run of parts. Of
+// experts' gate and up a block has pairs of units, each whole; of their down the same units of every
+// live expert. No sum is cut in a way that depends on the rows of a step or on which experts are
+// live: of a bundle, or a block's part of one, the sums of every kMultipliers-th item come together,
+// and those are added up in order.
 struct Items {
-    uint32_t unit_items, group_items, groups, cuts;
-    Range own;        // items; of experts: pairs, or units
-    uint32_t count;   // of this block, over all experts
-    uint32_t before;  // of its first unit, that other blocks have
-    uint32_t first;   // unit, of a matrix that every step needs
-    uint32_t units;   // that it has items of
+    uint32_t per_bundle, per_group, groups, cuts;
+    Range own;         // items; of experts: pairs, or units
+    uint32_t count;    // of this block, over all experts
+    uint32_t before;   // of its first bundle, that other blocks have
+    uint32_t first;    // bundle, of a matrix that every step needs
+    uint32_t bundles;  // that it has items of
 
     __device__ Items(const Phase& p, uint32_t live)
-        : unit_items(p.unit_items),
-          group_items(p.group_items()),
+        : per_bundle(p.unit_items),
+          per_group(p.group_items()),
           groups(p.groups()),
           cuts(p.cuts),
           before(0),
@@ -144,24 +144,30 @@ struct Items {
             const Range parts = share_of(groups * cuts, blockIdx.x, gridDim.x);
             own = {item_of(parts.begin), item_of(parts.end)};
             count = own.end - own.begin;
-            first = divide(own.begin, unit_items);
-            before = own.begin - first * unit_items;
+            first = divide(own.begin, per_bundle);
+            before = own.begin - first * per_bundle;
         } else if (p.op == Op::gate_up) {
             own = share_of(live * groups, blockIdx.x, gridDim.x);
-            count = (own.end - own.begin) * group_items;
+            count = (own.end - own.begin) * per_group;
         } else {
             own = share_of(groups, blockIdx.x, gridDim.x);
-            count = live * expert_units() * unit_items;
+            count = live * expert_units() * per_bundle;
         }
-        units = count == 0 ? 0 : divide(before + count + unit_items - 1, unit_items);
+        bundles = count == 0 ? 0 : divide(before + count + per_bundle - 1, per_bundle);
     }
 
     // Of experts' down.
     __device__ uint32_t expert_units() const { return own.end - own.begin; }
 
+    // Items of a bundle that the block has, of its own.
+    __device__ Range of_bundle(uint32_t bundle) const {
+        return {bundle == 0 ? 0 : bundle * per_bundle - before,
+                min((bundle + 1) * per_bundle - before, count)};
+    }
+
     // Whether all of a group is this block's; of experts it always is.
     __device__ bool has_all(uint32_t group) const {
-        return own.begin <= group * group_items && (group + 1) * group_items <= own.end;
+        return own.begin <= group * per_group && (group + 1) * per_group <= own.end;
     }
 
     // How many blocks have parts of a group; and which of them this block, one of them, is. With
@@ -179,7 +185,7 @@ struct Items {
   private:
     __device__ uint32_t item_of(uint32_t part) const {
         const uint32_t group = divide(part, cuts);
-        return group * group_items + divide(group_items * (part - group * cuts), cuts);
+        return group * per_group + divide(per_group * (part - group * cuts), cuts);
     }
     __device__ uint32_t first_owner(uint32_t g) const {
         return owner_of(groups * cuts, g * cuts, gridDim.x);

@@ -1,7 +1,6 @@
-// The consumers: warps that do a phase's work on their block's share, page by page. Between phases
-// they wait for all blocks; within one they wait for pages alone: a unit's items are dealt out among
-// them, each leaves what it has of the unit, and kAdders of them add that up a little later, each
-// thread one element.
+// The consumers: warps that do a phase's work on their block's share. Between phases they wait for
+// all blocks. Where weights stream, multipliers wait for pages alone: items are dealt out among them,
+// and each leaves what it has of a bundle of units for one of the adders.
 #pragma once
 
 #include "runtime/gpu/activations.cuh"
@@ -102,26 +101,43 @@ class Consumers : private Activations {
 
     // ---------------------------------------------------------------- matrices
 
-    // All of the block's pages. Items are dealt out in turn, so each warp has one of a page at most,
-    // and looks at every page: its parity alone then says that it has come, since no warp can be a
-    // turn of the ring ahead or behind.
-    __device__ void matrix(const Phase& p) {
+    __device__ __forceinline__ void matrix(const Phase& p) {
         const Items items(p, p.moe ? b_.routing().live : 0);
+        if (warp_ < kMultipliers) {
+            multiply(p, items);
+        } else if (!p.direct()) {
+            add(p, items);
+        }
+    }
+
+    // Of more than two units a group is added up by one adder: its units, one after the other.
+    __device__ static bool by_one_adder(const Phase& p) { return p.group_units > 2; }
+
+    // All of the block's pages, by a multiplier: it has one item of a page at most, and looks at
+    // every page, so that it is never a turn of the ring ahead or behind.
+    __device__ __forceinline__ void multiply(const Phase& p, const Items& items) {
         // Waits make the compiler read memory anew: what the loop needs lies in registers.
         const Format format = p.matrix.format;
-        const uint32_t item_bytes = p.item_bytes, page_items = p.page_items,
+        const uint32_t page_items = p.page_items, item_bytes = p.item_bytes,
                        item_pieces = p.item_pieces, depth = b_.ring.depth;
-        const bool direct = p.direct();
-        Units units(*this, p, items);
+        const bool direct = p.direct(), pairs = p.item_units == 2, one_adder = by_one_adder(p);
+        TwoSums sums[2];
         uint32_t mine = warp_;  // of the page's items
         uint32_t item = warp_;  // the warp's next, of the block's
+        uint32_t bundle = 0, adder = 0;
+        uint32_t end = items.of_bundle(0).end;  // the bundle's
 #pragma unroll 1
         for (uint32_t first = 0;; first += page_items) {
             const bool over = first >= items.count;
             if (over) stamp(&Stamp::streamed);
-            if (!direct) {
+            if (!direct && bundle < items.bundles && item >= end) {
                 const Watch watch(net_, b_.counts().stamp.summed);
-                units.come_to(item);
+#pragma unroll 1
+                do {
+                    leave(items.of_bundle(bundle), adder, pairs, sums);
+                    end = items.of_bundle(++bundle).end;
+                    if (!one_adder && ++adder == kAdders) adder = 0;
+                } while (bundle < items.bundles && item >= end);
             }
             if (over) break;
             {
@@ -129,221 +145,192 @@ class Consumers : private Activations {
                 b_.ring.wait_full(b_.place, b_.distress());
             }
             if (mine < page_items && item < items.count) {
-                multiply_pieces(format, b_.ring.page(b_.place) + mine * item_bytes,
-                                columns_of(p, items, units, item), item_pieces, units.sums);
-                if (direct) {
-                    const uint32_t slot = divide(item, items.expert_units());
-                    contribute(items.own, slot,
-                               items.own.begin + item - slot * items.expert_units(), units.sums,
-                               unscale(format));
-                    units.sums = {};
+                const std::byte* const at = b_.ring.page(b_.place) + mine * item_bytes;
+                if (p.moe && p.op == Op::down) {
+                    multiply_expert_unit(p, items, item, at, sums[0]);
+                } else {
+                    const uint32_t in_bundle = item + items.before - bundle * items.per_bundle;
+                    multiply_item(format, at, pairs, page_items * item_bytes,
+                                  columns_of(threadIdx.x % 32 / 4) +
+                                      in_bundle * piece_columns(format),
+                                  item_pieces, sums);
                 }
-                item += kConsumers;
+                item += kMultipliers;
             }
             __syncwarp();
             if (threadIdx.x % 32 == 0) b_.ring.let_go(b_.place);
             b_.place.advance(depth);
-            mine += mine < page_items ? kConsumers - page_items : 0u - page_items;
+            mine += mine < page_items ? kMultipliers - page_items : 0u - page_items;
         }
-        if (!direct) b_.units += items.units;
     }
 
-    // Where the columns of an item begin, of token lane / 4. Of an expert's down it has a row for
-    // each of its choices; where it did not choose the expert, the row of zeros behind them all.
-    class Units;
-    __device__ const uint16_t* columns_of(const Phase& p, const Items& items, const Units& units,
-                                          uint32_t item) const {
-        uint32_t row = threadIdx.x % 32 / 4;
-        if (p.moe && p.op == Op::down) {
-            const uint32_t slot = divide(item, items.expert_units() * items.unit_items);
-            row = b_.routing().pair[slot][row];
-            if (row == kNoPair) row = step_.rows * net_.per_token;
-        }
-        const uint32_t in_unit = p.direct() ? 0 : units.in_unit(item);
-        return b_.activations() + row * stride_ + in_unit * piece_columns(p.matrix.format);
+    __device__ const uint16_t* columns_of(uint32_t row) const {
+        return b_.activations() + row * stride_;
     }
 
-    // A block's units of a phase, one after the other, as one warp sees them: it leaves what it has
-    // of each, and is one of those who add up some.
-    class Units {
-      public:
-        TwoSums sums;  // of the unit that the warp is at
+    // An expert's down multiplies a row for each of its choices; where a token did not choose it,
+    // the row of zeros behind them all.
+    __device__ __forceinline__ void multiply_expert_unit(const Phase& p, const Items& items,
+                                                         uint32_t item, const std::byte* at,
+                                                         TwoSums& sums) {
+        const uint32_t bundle = divide(item, items.per_bundle);
+        const uint32_t slot = divide(bundle, items.expert_units());
+        uint32_t row = b_.routing().pair[slot][threadIdx.x % 32 / 4];
+        if (row == kNoPair) row = step_.rows * net_.per_token;
+        multiply_pieces(p.matrix.format, at,
+                        columns_of(row) + (item - bundle * items.per_bundle) *
+                                              piece_columns(p.matrix.format),
+                        p.item_pieces, sums);
+        if (!p.direct()) return;
+        contribute(items.own, slot, items.own.begin + bundle - slot * items.expert_units(), sums,
+                   unscale(p.matrix.format));
+        sums = {};
+    }
 
-        __device__ Units(Consumers& warp, const Phase& p, const Items& items)
-            : c_(warp),
-              p_(p),
-              items_(items),
-              begin_(0u - items.before),
-              lead_(p.moe ? 0 : items.first - divide(items.first, p.group_units) * p.group_units),
-              adder_(c_.warp_ / kAdders) {}
+    // What multipliers leave for an adder: [item modulo kMultipliers][unit][lane].
+    __device__ float4* left_for(uint32_t adder) const {
+        return reinterpret_cast<float4*>(b_.deposits()) + adder * kMultipliers * 2 * 32;
+    }
 
-        __device__ uint32_t in_unit(uint32_t item) const { return item - begin_; }
+    // Leaves what this multiplier has of a bundle, if anything, and says so.
+    __device__ __forceinline__ void leave(const Range& bundle, uint32_t adder, bool pairs,
+                                          TwoSums (&sums)[2]) {
+        Counts& counts = b_.counts();
+        wait(&counts.added[adder], (b_.turns >> adder & 1) ^ 1, Awaited::kDeposits, b_.distress());
+        b_.turns ^= 1u << adder;
+        const uint32_t place = (warp_ + kMultipliers - bundle.begin % kMultipliers) % kMultipliers;
+        if (place < bundle.end - bundle.begin) {
+            float4* const to = left_for(adder) + place * 2 * 32 + threadIdx.x % 32;
+            to[0] = {sums[0][0], sums[0][1], sums[0][2], sums[0][3]};
+            if (pairs) to[32] = {sums[1][0], sums[1][1], sums[1][2], sums[1][3]};
+            sums[0] = sums[1] = {};
+        }
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) arrive(&counts.left[adder]);
+    }
 
-        // The warp's next item is `item`: it is done with all units before that one's. What it left
-        // last is added up one unit later: by then the others have left theirs.
-        __device__ __forceinline__ void come_to(uint32_t item) {
+    // The bundles of an adder, as they come.
+    __device__ __forceinline__ void add(const Phase& p, const Items& items) {
+        const uint32_t adder = warp_ - kMultipliers, lane = threadIdx.x % 32;
+        const bool pairs = p.item_units == 2, one_adder = by_one_adder(p);
+        const float times = unscale(p.matrix.format);
+        const uint32_t per_group = divide(p.group_units, p.item_units);  // bundles
+        Counts& counts = b_.counts();
+        if (one_adder && adder > 0) return;
 #pragma unroll 1
-            while (at_ <= items_.units && item >= end()) {
-                if (at_ < items_.units) leave();
-                if (at_ > 0) add_up(at_ - 1);
-                ++at_;
-                begin_ += items_.unit_items;
-            }
-        }
-
-      private:
-        __device__ uint32_t end() const { return min(begin_ + items_.unit_items, items_.count); }
-
-        // Items of unit `unit` that the block has: those of how many warps.
-        __device__ uint32_t leavers(uint32_t unit) const {
-            const uint32_t end = min((unit + 1) * items_.unit_items - items_.before, items_.count);
-            const uint32_t begin = unit == 0 ? 0 : unit * items_.unit_items - items_.before;
-            return min(end - begin, kConsumers);
-        }
-        __device__ float* left(uint32_t slot) const {
-            return c_.b_.deposits() + slot * kConsumers * kUnitSums;
-        }
-
-        __device__ __forceinline__ void leave() {
-            const uint32_t number = c_.b_.units + at_, slot = number % kUnitSlots;
-            Counts& counts = c_.b_.counts();
-            wait(&counts.added[slot], number / kUnitSlots % 2 ^ 1, Awaited::kDeposits,
-                 c_.b_.distress());
-            const uint32_t begin = at_ == 0 ? 0 : begin_;
-            const uint32_t place = (c_.warp_ + kConsumers - begin % kConsumers) % kConsumers;
-            if (place < end() - begin) {
-                const uint32_t lane = threadIdx.x % 32;
-                reinterpret_cast<float4*>(left(slot) + place * kUnitSums)[lane] = {
-                    sums[0], sums[1], sums[2], sums[3]};
-                sums = {};
+        for (uint32_t bundle = adder; bundle < items.bundles; bundle += one_adder ? 1 : kAdders) {
+            const Range of = items.of_bundle(bundle);
+            const uint32_t leavers = min(of.end - of.begin, kMultipliers);
+            wait(&counts.left[adder], b_.turns >> adder & 1, Awaited::kDeposits, b_.distress());
+            b_.turns ^= 1u << adder;
+            const float4* from = left_for(adder) + lane;
+            float4 first{}, second{};
+#pragma unroll 4
+            for (uint32_t i = 0; i < leavers; ++i, from += 2 * 32) {
+                first = plus(first, from[0]);
+                if (pairs) second = plus(second, from[32]);
             }
             __syncwarp();
-            if (threadIdx.x % 32 == 0) arrive(&counts.left[slot]);
-        }
-
-        // By the adders of the unit's group.
-        __device__ __forceinline__ void add_up(uint32_t unit) {
-            const uint32_t per_group = p_.group_units;
-            const uint32_t order = divide(lead_ + unit, per_group);
-            if ((per_group > 2 ? 0 : order % (kConsumers / kAdders)) != adder_) return;
-            const uint32_t in_group = lead_ + unit - order * per_group;
-            const uint32_t number = c_.b_.units + unit, slot = number % kUnitSlots;
-            const uint32_t element = threadIdx.x % kUnitSums, count = leavers(unit);
-            Counts& counts = c_.b_.counts();
-            wait(&counts.left[slot], number / kUnitSlots % 2, Awaited::kDeposits,
-                 c_.b_.distress());
-            const float* const from = left(slot) + element;
-            float parts[kConsumers], sum = 0;
-#pragma unroll
-            for (uint32_t i = 0; i < kConsumers; ++i)
-                parts[i] = i < count ? from[i * kUnitSums] : 0.0f;
-#pragma unroll
-            for (uint32_t i = 0; i < kConsumers; ++i) sum += parts[i];
-            __syncwarp();
-            if (threadIdx.x % 32 == 0) arrive(&counts.added[slot]);
-            sum *= unscale(p_.matrix.format);
-            const bool first = unit == 0 || in_group == 0;
-            const bool last = unit + 1 == items_.units || in_group + 1 == per_group;
-            if (per_group <= 2) {
-                if (first) held_ = 0;
-                if (per_group == 2 && in_group == 0) {
-                    held_ = sum;
-                    sum = 0;
-                }
-                if (last) c_.group_done(p_, items_, unit, order, held_, sum);
+            if (lane == 0) arrive(&counts.added[adder]);
+            first = scaled(first, times);
+            second = scaled(second, times);
+            const uint32_t at = items.first + bundle;
+            const uint32_t group = p.moe ? 0 : divide(at, per_group);
+            if (one_adder) {
+                take_head(p, items, group, at - group * per_group, bundle, first);
             } else {
-                float* const all = c_.head_sums();
-                for (uint32_t u = 0; first && u < per_group; ++u) all[u * kUnitSums] = 0;
-                all[in_group * kUnitSums] = sum;
-                if (last) c_.head_done(p_, items_, unit);
+                take(p, items, group, bundle, first, second);
             }
         }
+    }
 
-        Consumers& c_;
-        const Phase& p_;
-        const Items& items_;
-        uint32_t at_ = 0, begin_;  // unit, and its first item, which may be another block's
-        uint32_t lead_;            // units of its group before the block's first
-        uint32_t adder_;
-        float held_ = 0;  // of the group's first unit
-    };
+    __device__ static float4 plus(const float4& a, const float4& b) {
+        return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+    }
+    __device__ static float4 scaled(const float4& a, float by) {
+        return {a.x * by, a.y * by, a.z * by, a.w * by};
+    }
 
-    // An element of a group of one unit or two (`first`, then `sum`; of one it is `sum`), by the
-    // block's adders of the group.
-    __device__ __forceinline__ void group_done(const Phase& p, const Items& items, uint32_t unit,
-                                               uint32_t order, float first, float sum) {
-        uint32_t group, slot = 0;
-        if (!p.moe) {
-            group = divide(items.first + unit, p.group_units);
-            if (!items.has_all(group)) {
-                float* const to = partial(p, group, items.sharer(group)) + element();
-                if (p.group_units == 2) to[kUnitSums] = sum;
-                to[0] = p.group_units == 2 ? first : sum;
-                if (!last_of_group(p, items, group)) return;
-                first = total(p, items, group, 0);
-                sum = p.group_units == 2 ? total(p, items, group, 1) : first;
-            }
-        } else if (p.op == Op::gate_up) {
-            const uint32_t pair = items.own.begin + order;
-            slot = divide(pair, items.groups);
-            group = pair - slot * items.groups;
-        } else {
-            slot = divide(order, items.expert_units());
-            group = items.own.begin + order - slot * items.expert_units();
+    // A group of one bundle.
+    __device__ __forceinline__ void take(const Phase& p, const Items& items, uint32_t group,
+                                         uint32_t bundle, float4 first, float4 second) {
+        uint32_t slot = 0;
+        if (p.moe) {
+            const bool down = p.op == Op::down;
+            const uint32_t per_slot = down ? items.expert_units() : items.groups;
+            const uint32_t at = bundle + (down ? 0 : items.own.begin);
+            slot = divide(at, per_slot);
+            group = at - slot * per_slot + (down ? items.own.begin : 0);
+        } else if (!items.has_all(group)) {
+            float4* const to = partial(p, group, items.sharer(group)) + threadIdx.x % 32;
+            to[0] = first;
+            if (p.item_units == 2) to[32] = second;
+            if (!last_of_group(p, items, group)) return;
+            first = total(p, items, group, 0);
+            if (p.item_units == 2) second = total(p, items, group, 1);
         }
-        epilogue(p, items, group, slot, first, sum);
+        epilogue(p, items, group, slot, first, second);
     }
 
-    // Where this thread's element of a drafter's head is, kUnitSums from one unit's to the next's.
-    __device__ float* head_sums() const {
-        return b_.sums() + element_row() * kTokens + element_token();
-    }
-
-    // A drafter's head, of all of whose units the sums are there.
-    __device__ void head_done(const Phase& p, const Items& items, uint32_t unit) {
-        const uint32_t group = divide(items.first + unit, p.group_units);
-        float* const all = head_sums();
+    // Unit `unit` of a drafter's head.
+    __device__ void take_head(const Phase& p, const Items& items, uint32_t group, uint32_t unit,
+                              uint32_t bundle, const float4& sum) {
+        if (bundle == 0 || unit == 0)
+            for (uint32_t u = 0; u < p.group_units; ++u) store_of_head(u, {});
+        store_of_head(unit, sum);
+        if (bundle + 1 < items.bundles && unit + 1 < p.group_units) return;
         if (!items.has_all(group)) {
-            float* const to = partial(p, group, items.sharer(group)) + element();
-            for (uint32_t u = 0; u < p.group_units; ++u) to[u * kUnitSums] = all[u * kUnitSums];
+            float4* const to = partial(p, group, items.sharer(group)) + threadIdx.x % 32;
+            for (uint32_t u = 0; u < p.group_units; ++u) to[u * 32] = load_of_head(u);
             if (!last_of_group(p, items, group)) return;
             for (uint32_t u = 0; u < p.group_units; ++u)
-                all[u * kUnitSums] = total(p, items, group, u);
+                store_of_head(u, total(p, items, group, u));
         }
-        sync_adders();
-        if (warp_ % kAdders == 0) place_head(p, group, b_.sums());
-        sync_adders();
+        __syncwarp();
+        place_head(p, group, b_.sums());
+        __syncwarp();
+    }
+
+    // A lane's sums of a unit of a head: [row][token].
+    __device__ float2* place_in_head(uint32_t unit) const {
+        return reinterpret_cast<float2*>(b_.sums() + unit * kUnitSums + element_row() * kTokens +
+                                         element_token());
+    }
+    __device__ void store_of_head(uint32_t unit, const float4& sum) const {
+        float2* const to = place_in_head(unit);
+        to[0] = {sum.x, sum.y};
+        to[kTokens / 2] = {sum.z, sum.w};
+    }
+    __device__ float4 load_of_head(uint32_t unit) const {
+        const float2* const from = place_in_head(unit);
+        return {from[0].x, from[0].y, from[kTokens / 2].x, from[kTokens / 2].y};
     }
 
     // Whether this block is the last to have written its part of the group; the others' are seen
-    // then.
-    __device__ bool last_of_group(const Phase& p, const Items& items, uint32_t group) {
-        uint32_t& last = b_.counts().last_of[warp_ / kAdders];
-        sync_adders();
-        if (threadIdx.x % (kAdders * 32) == 0)
+    // then. By a warp.
+    __device__ bool last_of_group(const Phase& p, const Items& items, uint32_t group) const {
+        bool last = false;
+        __syncwarp();
+        if (threadIdx.x % 32 == 0)
             last = arrive_last(&net_.arrivals[p.counters + group], items.sharers(group));
-        sync_adders();
-        return last != 0;
+        return __shfl_sync(~0u, last, 0);
     }
 
-    // What all blocks have of an element, in the order of columns.
-    __device__ float total(const Phase& p, const Items& items, uint32_t group,
-                           uint32_t unit) const {
-        const float* const from = partial(p, group, 0) + unit * kUnitSums + element();
-        const uint32_t stride = p.group_units * kUnitSums, sharers = items.sharers(group);
-        float sum = 0;
+    // What all blocks have of a unit, in the order of columns.
+    __device__ float4 total(const Phase& p, const Items& items, uint32_t group,
+                            uint32_t unit) const {
+        const float4* from = partial(p, group, 0) + unit * 32 + threadIdx.x % 32;
+        const uint32_t sharers = items.sharers(group);
+        float4 sum{};
 #pragma unroll 4
-        for (uint32_t part = 0; part < sharers; ++part) sum += from[part * stride];
+        for (uint32_t part = 0; part < sharers; ++part, from += p.group_units * 32)
+            sum = plus(sum, *from);
         return sum;
     }
 
-    __device__ void sync_adders() const {
-        sync_threads(kConsumersBarrier + 1 + warp_ / kAdders, kAdders * 32);
-    }
-
-    __device__ float* partial(const Phase& p, uint32_t group, uint32_t piece) const {
-        return net_.partials + p.partials +
-               (uint64_t{group} * p.pieces_max + piece) * p.group_units * kUnitSums;
+    __device__ float4* partial(const Phase& p, uint32_t group, uint32_t piece) const {
+        return reinterpret_cast<float4*>(net_.partials + p.partials) +
+               (uint64_t{group} * p.pieces_max + piece) * p.group_units * 32;
     }
 };
 

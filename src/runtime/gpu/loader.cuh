@@ -36,59 +36,66 @@ class Loader {
     }
 
   private:
-    // What lies in one piece of memory: all of a matrix's run, or an expert's part of it.
+    // Items that lie one behind the other, the second units of a bundle as far behind the first.
     struct Stretch {
         const std::byte* from;
         uint32_t count;
     };
 
+    // The block's stretch `index`: a bundle where that has two units, of experts' down an expert's
+    // part, else all there is.
     __device__ static Stretch stretch_of(const Phase& p, const Items& items,
-                                         const Routing& routing, uint32_t slot) {
-        if (!p.moe)
-            return {p.matrix.data + uint64_t{items.own.begin} * p.item_bytes, items.count};
-        const std::byte* const expert = p.matrix.data + routing.expert[slot] * p.expert_bytes;
-        if (p.op == Op::down)
-            return {expert + uint64_t{items.own.begin} * p.unit_items * p.item_bytes,
-                    items.expert_units() * p.unit_items};
-        const uint32_t first = slot * items.groups;
-        const uint32_t begin = max(items.own.begin, first) - first;
-        const uint32_t end = min(items.own.end - first, items.groups);
-        return {expert + uint64_t{begin} * items.group_items * p.item_bytes,
-                (end - begin) * items.group_items};
+                                         const Routing& routing, uint32_t index) {
+        const std::byte* from = p.matrix.data;
+        const auto expert = [&](uint32_t slot) { return routing.expert[slot] * p.expert_bytes; };
+        if (p.moe && p.op == Op::down)
+            return {from + expert(index) + uint64_t{items.own.begin} * p.unit_bytes(),
+                    items.expert_units() * items.per_bundle};
+        if (p.item_units == 1)
+            return {from + uint64_t{items.own.begin} * p.item_bytes, items.count};
+        uint32_t bundle = items.first + index;
+        const uint32_t before = index == 0 ? items.before : 0;
+        if (p.moe) {
+            const uint32_t pair = items.own.begin + index, slot = divide(pair, items.groups);
+            from += expert(slot);
+            bundle = pair - slot * items.groups;
+        }
+        return {from + uint64_t{2 * bundle} * p.unit_bytes() + before * p.item_bytes,
+                items.per_bundle - before};
     }
 
     __device__ void stream(const Phase& p, uint32_t index) {
         const Routing& routing = b_.routing();
         const Items items(p, p.moe ? routing.live : 0);
-        const uint32_t item_bytes = p.item_bytes, page_items = p.page_items;
-        uint32_t slot =
-            p.moe && p.op == Op::gate_up ? divide(items.own.begin, items.groups) : 0;
-        uint32_t left = items.count;
-        if (left == 0) return;
-        Stretch stretch = stretch_of(p, items, routing, slot);
+        Stretch stretch{};
+        uint32_t next = 0;  // stretch
 #pragma unroll 1
-        while (left > 0) {
-            const uint32_t of_page = min(page_items, left);
+        for (uint32_t left = items.count; left > 0;) {
+            const uint32_t of_page = min(p.page_items, left);
             left -= of_page;
-            Place& place = b_.place;
-            b_.ring.wait_empty(place, b_.distress());
-            PageBarrier* const full = &b_.ring.full[place.slot];
-            page_expect(full, of_page * item_bytes);
-            std::byte* to = b_.ring.page(place);
-            // Experts lie apart: a page may have several.
+            b_.ring.wait_empty(b_.place, b_.distress());
+            PageBarrier* const full = &b_.ring.full[b_.place.slot];
+            page_expect(full, of_page * p.item_units * p.item_bytes);
+            std::byte* to = b_.ring.page(b_.place);
+            // A page may have parts of several.
+#pragma unroll 1
             for (uint32_t more = of_page; more > 0;) {
-                if (stretch.count == 0) stretch = stretch_of(p, items, routing, ++slot);
-                const uint32_t now = min(more, stretch.count), bytes = now * item_bytes;
-                const std::byte* const from =
-                    Faults::is_right(index, left == 0) ? stretch.from : p.matrix.data;
-                if (Faults::comes(index, left == 0))
-                    page_load_part(to, from, bytes, full, policy_);
+                if (stretch.count == 0) stretch = stretch_of(p, items, routing, next++);
+                const uint32_t now = min(more, stretch.count), bytes = now * p.item_bytes;
+                for (uint32_t unit = 0; unit < p.item_units; ++unit) {
+                    const std::byte* const from = Faults::is_right(index, left == 0)
+                                                      ? stretch.from + unit * p.unit_bytes()
+                                                      : p.matrix.data;
+                    if (Faults::comes(index, left == 0))
+                        page_load_part(to + unit * p.page_items * p.item_bytes, from, bytes, full,
+                                       policy_);
+                }
                 stretch.from += bytes;
                 stretch.count -= now;
                 to += bytes;
                 more -= now;
             }
-            place.advance(b_.ring.depth);
+            b_.place.advance(b_.ring.depth);
         }
     }
 

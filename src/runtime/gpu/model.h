@@ -13,13 +13,12 @@ namespace tessera::gpu {
 
 inline constexpr uint32_t kRowsMax = 8;       // of a step: the N of an mma
 inline constexpr uint32_t kHeadUnitsMax = 8;  // units of a drafter's head: 128 dims
-// Of a ring of weights: 15 panels of mxfp4, seven of fp8, four of bf16. Four such pages in each SM
-// keep the memory busy (docs/GPU.md), and the loader has 500 ns for each.
-inline constexpr uint32_t kPageBytes = 16512;
-inline constexpr uint32_t kConsumers = 15;  // warps of a block; one more loads. Four warps on each
-                                            // of an SM's four parts leave a thread 128 registers
-inline constexpr uint32_t kAdders = 4;     // warps that add up a unit together: an element a thread
-inline constexpr uint32_t kUnitSlots = 4;  // units whose sums wait to be added up
+// Of a ring of weights: eight panels each of gate and up in mxfp4, eight of fp8, four of bf16. Four
+// such pages in each SM keep the memory busy (docs/GPU.md), and the loader has 500 ns for each.
+inline constexpr uint32_t kPageBytes = 17408;
+// Warps of a block, but for the one that loads. Four warps on each of an SM's four parts leave a
+// thread 128 registers. Where weights stream, three of each part multiply and others add up.
+inline constexpr uint32_t kConsumers = 15, kMultipliers = 12, kAdders = kConsumers - kMultipliers;
 inline constexpr uint32_t kRingPagesMax = 12;
 inline constexpr uint32_t kCountsBytes = 192;  // of a block's counts, in shared memory
 inline constexpr uint32_t kKeyTile = 16;       // positions that lie together in a cache
@@ -62,9 +61,10 @@ struct Phase {
     uint16_t norm;         // kNorm...: of the activations; of an exchange: its slot, kPartial...
     uint16_t tap;          // 1 + which tap of the drafter's the stream is, or 0
     PackedMatrix matrix;   // of one expert, where there are many
-    // What one warp multiplies at a time: a piece of a unit, or of experts' down a whole unit if
-    // that is short; and how many of those a unit and a page have.
-    uint32_t item_pieces, item_bytes;
+    // What one warp multiplies at a time: the same piece of a unit, or of gate and up of both; of
+    // experts' down a whole unit if that is short. Its units, each with so many pieces and bytes of
+    // it; and how many items there are of a unit, and of a page.
+    uint32_t item_units, item_pieces, item_bytes;
     uint32_t unit_items, page_items;
     uint32_t group_units;   // that one epilogue needs together
     uint32_t cuts;          // a group's items are dealt out in so many parts
@@ -78,7 +78,8 @@ struct Phase {
     CachePlace cache;
 
     constexpr uint32_t groups() const { return matrix.units() / group_units; }
-    constexpr uint32_t group_items() const { return unit_items * group_units; }
+    constexpr uint32_t group_items() const { return unit_items * (group_units / item_units); }
+    constexpr uint32_t unit_bytes() const { return unit_items * item_bytes; }
     // Whether a unit of experts' down has one item: no other warp has a part of its sums.
     constexpr bool direct() const { return moe && op == Op::down && unit_items == 1; }
 };

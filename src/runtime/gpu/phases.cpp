@@ -200,7 +200,7 @@ class Compiler {
         double best = 1e300;
         for (uint32_t cuts = 1; cuts <= std::min(kCutsMax, items); ++cuts) {
             const double us = spread(groups, items, cuts, blocks_).busiest *
-                                  static_cast<double>(p.item_bytes) / kBytesPerUs +
+                                  static_cast<double>(p.item_units * p.item_bytes) / kBytesPerUs +
                               (cuts > 1 ? kSharedUs : 0);
             if (us >= best) continue;
             best = us;
@@ -225,7 +225,8 @@ class Compiler {
         p.item_pieces = p.moe && p.op == Op::down && pieces <= kWholeUnitPieces ? pieces : 1;
         p.item_bytes = panel_bytes(m.format) / halves * p.item_pieces;
         p.unit_items = pieces / p.item_pieces;
-        p.page_items = std::min(kConsumers, kPageBytes / p.item_bytes);
+        p.item_units = group_units == 2 ? 2 : 1;
+        p.page_items = std::min(kMultipliers, kPageBytes / (p.item_units * p.item_bytes));
         p.group_units = group_units;
         // Shares are made in 32 bits.
         const uint64_t most =
@@ -389,7 +390,7 @@ Shared lay_out(const SharedNeeds& needs, uint32_t available) {
         return first;
     };
     constexpr uint32_t kUnitBytes = kUnitRows * kRowsMax * sizeof(float);
-    constexpr uint32_t kDeposits = kUnitSlots * kConsumers * kUnitBytes;
+    constexpr uint32_t kDeposits = kAdders * kMultipliers * 2 * kUnitBytes;
     at.activations = take(needs.activations);
     at.deposits = take(kDeposits);
     at.sums = take(needs.sums * kUnitBytes);

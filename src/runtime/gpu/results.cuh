@@ -22,55 +22,65 @@ class Results : protected Worker {
   protected:
     using Worker::Worker;
 
-    // Which element of a unit this thread adds up: row element_row() of token element_token().
-    __device__ static uint32_t element() { return threadIdx.x % kUnitSums; }
-    __device__ static uint32_t element_row() {
-        return element() / 16 * 2 + element() % 4 / 2;
-    }
-    __device__ static uint32_t element_token() {
-        return element() / 4 % 4 * 2 + element() % 2;
-    }
+    // A lane's four sums of a unit: rows element_row() and the next, of tokens element_token() and
+    // the next; first both tokens of the row.
+    __device__ static uint32_t element_row() { return threadIdx.x % 32 / 4 * 2; }
+    __device__ static uint32_t element_token() { return threadIdx.x % 4 * 2; }
 
-    // An element of a group, by all threads that have its others. `slot`: of an expert. Of gate and
-    // up, `first` is the gate's.
+    // A group, by one warp. `slot`: of an expert. `second`: of up, where `first` is gate.
     __device__ __forceinline__ void epilogue(const Phase& p, const Items& items, uint32_t group,
-                                             uint32_t slot, float first, float sum) {
-        const uint32_t r = element_row(), t = element_token();
-        const uint32_t row = group * kUnitRows + r;
-        // The next row of the same token.
-        const float next = __shfl_xor_sync(~0u, sum, 2);
-        if (t >= (p.op == Op::fuse ? step_.context_rows : step_.rows) || row >= p.matrix.rows)
-            return;
-        switch (p.op) {
-            case Op::qkv:
-                if (r % 2 == 0) place_projected(p, row, t, sum, next);
-                break;
-            case Op::output:
-            case Op::fuse:
-            case Op::down: {
-                const uint32_t pair = p.moe ? b_.routing().pair[slot][t] : 0;
-                if (!p.moe) {
-                    keep(p.op, row, t, sum);
-                } else if (pair != kNoPair) {
-                    contribution(items.own, pair)[row - items.own.begin * kUnitRows] = sum;
+                                             uint32_t slot, const float4& first,
+                                             const float4& second) {
+        const uint32_t row = group * kUnitRows + element_row();
+        const uint32_t rows = p.op == Op::gate_up ? p.matrix.rows / 2 : p.matrix.rows;
+        const uint32_t tokens = p.op == Op::fuse ? step_.context_rows : step_.rows;
+        const bool has_low = row < rows, has_high = row + 1 < rows;
+#pragma unroll 1
+        for (uint32_t i = 0; i < 2; ++i) {
+            const uint32_t t = element_token() + i;
+            const float low = i == 0 ? first.x : first.y, high = i == 0 ? first.z : first.w;
+            if (t >= tokens || !has_low) continue;
+            switch (p.op) {
+                case Op::qkv:
+                    place_projected(p, row, t, low, high);
+                    break;
+                case Op::output:
+                case Op::fuse:
+                case Op::down: {
+                    const uint32_t pair = p.moe ? b_.routing().pair[slot][t] : 0;
+                    if (!p.moe) {
+                        keep(p.op, row, t, low);
+                        if (has_high) keep(p.op, row + 1, t, high);
+                    } else if (pair != kNoPair) {
+                        float* const to =
+                            contribution(items.own, pair) + row - items.own.begin * kUnitRows;
+                        to[0] = low;
+                        to[1] = high;
+                    }
+                    break;
                 }
-                break;
+                case Op::router:
+                    net_.scores[t * net_.experts + row] = low;
+                    if (has_high) net_.scores[t * net_.experts + row + 1] = high;
+                    break;
+                case Op::head:
+                    net_.logits[t * net_.vocab + row] = low;
+                    if (has_high) net_.logits[t * net_.vocab + row + 1] = high;
+                    break;
+                case Op::gate_up: {
+                    const uint32_t to = p.moe ? b_.routing().pair[slot][t] : t;
+                    if (to == kNoPair) break;
+                    uint16_t* const gated_to = net_.gated + to * net_.gated_columns + row;
+                    gated_to[0] =
+                        static_cast<uint16_t>(gated(low, i == 0 ? second.x : second.y));
+                    if (has_high)
+                        gated_to[1] =
+                            static_cast<uint16_t>(gated(high, i == 0 ? second.z : second.w));
+                    break;
+                }
+                default:
+                    break;
             }
-            case Op::router:
-                net_.scores[t * net_.experts + row] = sum;
-                break;
-            case Op::head:
-                net_.logits[t * net_.vocab + row] = sum;
-                break;
-            case Op::gate_up: {
-                const uint32_t to = p.moe ? b_.routing().pair[slot][t] : t;
-                if (to != kNoPair && row < p.matrix.rows / 2)
-                    net_.gated[to * net_.gated_columns + row] =
-                        static_cast<uint16_t>(gated(first, sum));
-                break;
-            }
-            default:
-                break;
         }
     }
 

@@ -21,9 +21,9 @@ struct Told {
     bool open[kRowsMax];  // rows whose choice the masks may still refuse
     uint32_t made;        // rounds
     uint64_t began;       // ns
-    // Where the consumers stand in the ring, and how many units were before.
+    // Where the consumers stand in the ring, and with the adders.
     Place place;
-    uint32_t units;
+    uint32_t turns;
     PageBarrier decided;  // full when it is known whether another round follows
 };
 
@@ -62,11 +62,11 @@ class Writer {
         sync_consumers();
         Block block = block_of(turn, memory_);
         block.place = told_.place;
-        block.units = told_.units;
+        block.turns = told_.turns;
         Consumers<Faults>(block).run(0, turn.count);
         if (!first_thread()) return;
         told_.place = block.place;
-        told_.units = block.units;
+        told_.turns = block.turns;
     }
 
     // All blocks have done what came before.
@@ -309,7 +309,7 @@ __global__ __launch_bounds__(kBlockThreads,
         told.made = 0;
         told.began = now_ns();
         told.place = {};
-        told.units = 0;
+        told.turns = 0;
         init(&told.decided, 1);
         block.counts() = {};
         block.init_barriers();
