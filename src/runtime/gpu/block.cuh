@@ -112,6 +112,18 @@ __device__ inline Range share_of(uint32_t total, uint32_t index, uint32_t count)
     return {divide(total * index, count), divide(total * (index + 1), count)};
 }
 
+// Quotients by a number that is known for a while: one multiplication each. Exact where the product
+// of both is below 2^32.
+struct Quotient {
+    uint32_t divisor, inverse;
+
+    explicit __device__ Quotient(uint32_t by)
+        : divisor(by), inverse(by > 1 ? ~0u / by + 1 : 0) {}
+    __device__ uint32_t of(uint32_t value) const {
+        return divisor > 1 ? __umulhi(value, inverse) : value;
+    }
+};
+
 // Whose share `at` is.
 __device__ inline uint32_t owner_of(uint32_t total, uint32_t at, uint32_t count) {
     return divide((at + 1) * count - 1, total);

@@ -42,18 +42,21 @@ class Consumers : private Activations {
     // Adds what its scope takes the first thread to a stamp, in a kernel that watches.
     class Watch {
       public:
-        __device__ Watch(const Network& net, uint64_t& sum)
-            : watches_(Faults::kWatches && net.stamps != nullptr && threadIdx.x == 0),
-              sum_(sum),
-              began_(watches_ ? now_ns() : 0) {}
+        __device__ Watch(const Network& net, uint64_t& sum) : net_(net), sum_(sum) {
+            if (watches()) began_ = now_ns();
+        }
         __device__ ~Watch() {
-            if (watches_) sum_ += now_ns() - began_;
+            if (watches()) sum_ += now_ns() - began_;
         }
 
       private:
-        bool watches_;
+        __device__ bool watches() const {
+            return Faults::kWatches && net_.stamps != nullptr && threadIdx.x == 0;
+        }
+
+        const Network& net_;
         uint64_t& sum_;
-        uint64_t began_;
+        uint64_t began_ = 0;
     };
 
     static constexpr uint32_t kPhaseWords = sizeof(Phase) / 4;
@@ -114,54 +117,61 @@ class Consumers : private Activations {
     __device__ static bool by_one_adder(const Phase& p) { return p.group_units > 2; }
 
     // All of the block's pages, by a multiplier: it has one item of a page at most, and looks at
-    // every page, so that it is never a turn of the ring ahead or behind.
+    // every page, so that it is never a turn of the ring ahead or behind. What is known before the
+    // loop lies in registers: waits make the compiler read memory anew, and what a warp does between
+    // two items it does alone, at ten cycles an instruction.
     __device__ __forceinline__ void multiply(const Phase& p, const Items& items) {
-        // Waits make the compiler read memory anew: what the loop needs lies in registers.
         const Format format = p.matrix.format;
         const uint32_t page_items = p.page_items, item_bytes = p.item_bytes,
-                       item_pieces = p.item_pieces, depth = b_.ring.depth;
+                       item_pieces = p.item_pieces, columns = piece_columns(format) * item_pieces;
         const bool direct = p.direct(), pairs = p.item_units == 2, one_adder = by_one_adder(p);
+        const bool experts_down = p.moe && p.op == Op::down;
+        const Quotient by_expert(items.expert_units() * items.per_bundle);
+        const uint16_t* const row = columns_of(threadIdx.x % 32 / 4);
         TwoSums sums[2];
-        uint32_t mine = warp_;  // of the page's items
-        uint32_t item = warp_;  // the warp's next, of the block's
+        uint32_t item = warp_;  // the next, of the block's
         uint32_t bundle = 0, adder = 0;
-        uint32_t end = items.of_bundle(0).end;  // the bundle's
+        uint32_t begin = 0u - items.before;  // of the bundle
+        uint32_t end = direct ? ~0u : items.of_bundle(0).end;
+        Place place = b_.place;
 #pragma unroll 1
         for (uint32_t first = 0;; first += page_items) {
-            const bool over = first >= items.count;
-            if (over) stamp(&Stamp::streamed);
-            if (!direct && bundle < items.bundles && item >= end) {
+            while (item >= end && bundle < items.bundles) {
                 const Watch watch(net_, b_.counts().stamp.summed);
-#pragma unroll 1
-                do {
-                    leave(items.of_bundle(bundle), adder, pairs, sums);
-                    end = items.of_bundle(++bundle).end;
-                    if (!one_adder && ++adder == kAdders) adder = 0;
-                } while (bundle < items.bundles && item >= end);
+                leave(items.of_bundle(bundle), adder, pairs, sums);
+                end = items.of_bundle(++bundle).end;
+                begin += items.per_bundle;
+                if (!one_adder && ++adder == kAdders) adder = 0;
             }
-            if (over) break;
+            if (first >= items.count) break;
             {
                 const Watch watch(net_, b_.counts().stamp.paged);
-                b_.ring.wait_full(b_.place, b_.distress());
+                b_.ring.wait_full(place, b_.distress());
             }
+            const uint32_t mine = item - first;
             if (mine < page_items && item < items.count) {
-                const std::byte* const at = b_.ring.page(b_.place) + mine * item_bytes;
-                if (p.moe && p.op == Op::down) {
-                    multiply_expert_unit(p, items, item, at, sums[0]);
-                } else {
-                    const uint32_t in_bundle = item + items.before - bundle * items.per_bundle;
-                    multiply_item(format, at, pairs, page_items * item_bytes,
-                                  columns_of(threadIdx.x % 32 / 4) +
-                                      in_bundle * piece_columns(format),
-                                  item_pieces, sums);
+                const std::byte* const at = b_.ring.page(place) + mine * item_bytes;
+                const uint16_t* token = row + (item - begin) * columns;
+                uint32_t slot = 0, in_slot = 0;
+                if (experts_down) {
+                    slot = by_expert.of(item);
+                    in_slot = item - slot * by_expert.divisor;
+                    token = expert_columns(items, slot, in_slot, columns);
+                }
+                multiply_item(format, at, pairs, page_items * item_bytes, token, item_pieces, sums);
+                if (direct) {
+                    contribute(items.own, slot, items.own.begin + in_slot, sums[0],
+                               unscale(format));
+                    sums[0] = {};
                 }
                 item += kMultipliers;
             }
             __syncwarp();
-            if (threadIdx.x % 32 == 0) b_.ring.let_go(b_.place);
-            b_.place.advance(depth);
-            mine += mine < page_items ? kMultipliers - page_items : 0u - page_items;
+            if (threadIdx.x % 32 == 0) b_.ring.let_go(place);
+            place.advance(b_.ring.depth);
         }
+        b_.place = place;
+        stamp(&Stamp::streamed);
     }
 
     __device__ const uint16_t* columns_of(uint32_t row) const {
@@ -170,21 +180,13 @@ class Consumers : private Activations {
 
     // An expert's down multiplies a row for each of its choices; where a token did not choose it,
     // the row of zeros behind them all.
-    __device__ __forceinline__ void multiply_expert_unit(const Phase& p, const Items& items,
-                                                         uint32_t item, const std::byte* at,
-                                                         TwoSums& sums) {
-        const uint32_t bundle = divide(item, items.per_bundle);
-        const uint32_t slot = divide(bundle, items.expert_units());
+    __device__ const uint16_t* expert_columns(const Items& items, uint32_t slot, uint32_t in_slot,
+                                              uint32_t columns) const {
         uint32_t row = b_.routing().pair[slot][threadIdx.x % 32 / 4];
         if (row == kNoPair) row = step_.rows * net_.per_token;
-        multiply_pieces(p.matrix.format, at,
-                        columns_of(row) + (item - bundle * items.per_bundle) *
-                                              piece_columns(p.matrix.format),
-                        p.item_pieces, sums);
-        if (!p.direct()) return;
-        contribute(items.own, slot, items.own.begin + bundle - slot * items.expert_units(), sums,
-                   unscale(p.matrix.format));
-        sums = {};
+        const uint32_t in_bundle =
+            items.per_bundle == 1 ? 0 : in_slot - divide(in_slot, items.per_bundle) * items.per_bundle;
+        return columns_of(row) + in_bundle * columns;
     }
 
     // What multipliers leave for an adder: [item modulo kMultipliers][unit][lane].

@@ -13,13 +13,14 @@ namespace tessera::gpu {
 
 inline constexpr uint32_t kRowsMax = 8;       // of a step: the N of an mma
 inline constexpr uint32_t kHeadUnitsMax = 8;  // units of a drafter's head: 128 dims
-// Of a ring of weights: eight panels each of gate and up in mxfp4, eight of fp8, four of bf16. Four
-// such pages in each SM keep the memory busy (docs/GPU.md), and the loader has 500 ns for each.
-inline constexpr uint32_t kPageBytes = 17408;
+// Of a ring of weights: an item for every multiplier of gate and up in mxfp4 and of fp8, for half of
+// them of bf16. Two or three such pages in each SM keep the memory busy (docs/GPU.md), and what a
+// warp does once a page is as long as a panel's products.
+inline constexpr uint32_t kPageBytes = 26112;
 // Warps of a block, but for the one that loads. Four warps on each of an SM's four parts leave a
 // thread 128 registers. Where weights stream, three of each part multiply and others add up.
 inline constexpr uint32_t kConsumers = 15, kMultipliers = 12, kAdders = kConsumers - kMultipliers;
-inline constexpr uint32_t kRingPagesMax = 12;
+inline constexpr uint32_t kRingPagesMax = 8;
 inline constexpr uint32_t kCountsBytes = 192;  // of a block's counts, in shared memory
 inline constexpr uint32_t kKeyTile = 16;       // positions that lie together in a cache
 

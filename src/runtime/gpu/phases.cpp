@@ -403,7 +403,7 @@ Shared lay_out(const SharedNeeds& needs, uint32_t available) {
     at.ring = next;
 
     constexpr uint32_t kPlace = kPageBytes + 16;  // and its two barriers
-    constexpr uint32_t kPagesMin = 4;  // as far as a warp may be behind who waits for it
+    constexpr uint32_t kPagesMin = 3;  // as far as a warp may be behind who waits for it
     if (at.ring + kPagesMin * kPlace > available)
         fail(
             "GPU: activations of 8 rows take {} kB of a block's {} kB of shared memory, which "

@@ -243,8 +243,7 @@ class Results : protected Worker {
             const uint32_t pair = b_.routing().pair[slot][lane % 4 * 2 + token];
             if (pair == kNoPair) continue;
             float* const to = contribution(units, pair) + row;
-            to[0] = sums[token] * times;
-            to[1] = sums[2 + token] * times;
+            *reinterpret_cast<float2*>(to) = {sums[token] * times, sums[2 + token] * times};
         }
     }
 

@@ -75,6 +75,9 @@ inline int __popc(uint32_t bits) {
 inline int __ffs(uint32_t bits) {
     return bits == 0 ? 0 : std::countr_zero(bits) + 1;
 }
+inline uint32_t __umulhi(uint32_t a, uint32_t b) {
+    return static_cast<uint32_t>(uint64_t{a} * b >> 32);
+}
 inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
     const uint64_t bytes = uint64_t{b} << 32 | a;
     uint32_t out = 0;

@@ -31,11 +31,11 @@ TEST_F(Orders, ChangeNoBitOfAStep) {
         // As few places for pages as there can be: each has many turns. (With a ring as deep as a
         // card's, warps that trust a place's parity alone are not found here.)
         settings().shared_bytes =
-            graph.walker().network().shared.ring + 4 * (gpu::kPageBytes + 16);
+            graph.walker().network().shared.ring + 3 * (gpu::kPageBytes + 16);
         for (uint64_t seed = 1; seed <= 3; ++seed) {
             settings().seed = seed * 10 + multiprocessors;
             Device device(packed, gpu::Path::persistent, 256);
-            EXPECT_EQ(device.walker().ring_pages(), 4u);
+            EXPECT_EQ(device.walker().ring_pages(), 3u);
             EXPECT_EQ(device.read_all(tokens, 8), expected)
                 << multiprocessors << " multiprocessors, seed " << settings().seed;
         }
