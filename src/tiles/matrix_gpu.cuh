@@ -91,6 +91,17 @@ __device__ inline T load_shared(const void* at) {
     return *static_cast<const T*>(at);
 }
 
+// A group of columns has eight pairs of rows, 8 bytes each. In every second two groups (of f32 four)
+// its halves change places: a load of 8 bytes is made for half a warp at a time, whose lanes want
+// the same half of four groups, and those would lie in the same banks. So a lane finds its pair where
+// pair_place says, in every group that it reads.
+constexpr __host__ __device__ bool swaps_halves(Format format, uint32_t group) {
+    return (group >> (format == Format::f32 ? 2 : 1) & 1) != 0;
+}
+constexpr __host__ __device__ uint32_t pair_place(Format format, uint32_t pair, uint32_t lane_group) {
+    return swaps_halves(format, format == Format::f32 ? 4 * lane_group : lane_group) ? pair ^ 4 : pair;
+}
+
 // Pieces of 128 columns, or of f32 64: what a page holds whole ones of.
 constexpr __host__ __device__ uint32_t piece_columns(Format format) {
     return format == Format::f32 ? kPanelColumns / 2 : kPanelColumns;
@@ -118,14 +129,15 @@ __device__ inline void multiply_mxfp4_block(const uint2& words, uint32_t scales,
 __device__ inline void multiply_mxfp4_pair(const std::byte* first, const std::byte* second,
                                            const uint16_t* token, TwoSums (&sums)[2]) {
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    constexpr uint32_t kWords = panel_scale_bytes(Format::mxfp4);
+    const uint32_t pair =
+        panel_scale_bytes(Format::mxfp4) + pair_place(Format::mxfp4, g, q) * 8;
 #pragma unroll
     for (uint32_t block = 0; block < 4; ++block) {
         const uint4 x = load_shared<uint4>(token + (4 * block + q) * 8);
 #pragma unroll
         for (uint32_t unit = 0; unit < 2; ++unit) {
             const std::byte* const piece = unit == 0 ? first : second;
-            const uint2 w = load_shared<uint2>(piece + kWords + g * 8 + (4 * block + q) * kGroupBytes);
+            const uint2 w = load_shared<uint2>(piece + pair + (4 * block + q) * kGroupBytes);
             const uint32_t scales = load_shared<uint16_t>(piece + block * kUnitRows + 2 * g);
             multiply_mxfp4_block(w, scales, x,
                                  block % 2 == 0 ? sums[unit].even : sums[unit].odd);
@@ -139,7 +151,8 @@ template <Format format>
 __device__ inline void multiply_piece(const std::byte* piece, const uint16_t* token,
                                       TwoSums& sums) {
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    const std::byte* const groups = piece + panel_scale_bytes(format) + g * 8;
+    const std::byte* const groups =
+        piece + panel_scale_bytes(format) + pair_place(format, g, q) * 8;
     const auto group = [&](uint32_t index) {
         return load_shared<uint2>(groups + index * kGroupBytes);
     };

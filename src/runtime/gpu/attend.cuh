@@ -88,9 +88,11 @@ __device__ inline void attend_chunk(const View& b, const Phase& p, const Run& ru
     const uint32_t part = warp / sharers(h), first_dim = warp % sharers(h) * kValueDims;
     const bool has_part = part < block_parts(h);  // or is a warp too many
     uint32_t* const tile = tile_at(b, h, part);
-    // The part's tiles of the chunk that are seen.
+    // The part's tiles of the chunk that are seen: which part a tile belongs to is a matter of where
+    // the tile is, not of what is seen.
+    const uint32_t stride = block_parts(h) * kKeyTile;
     uint32_t at = begin + part * kKeyTile;
-    while (at + kKeyTile <= first) at += block_parts(h) * kKeyTile;
+    if (at + kKeyTile <= first) at += (divide(first - at - kKeyTile, stride) + 1) * stride;
     const auto ask = [&] {
         const uint32_t place = at % p.cache.ring, sharing = sharers(h) * 32;
         ask_for_tile(keys + uint64_t{place} * h.head_dim * 2,
@@ -109,7 +111,7 @@ __device__ inline void attend_chunk(const View& b, const Phase& p, const Run& ru
     while (at < end) {
         attend_tile(operands, {tile, tile + key_words(h.head_dim), at}, seen, h.head_dim,
                     h.v_head_dim, first_dim, h.scale * kLog2e, sums);
-        at += block_parts(h) * kKeyTile;
+        at += stride;
         if (at >= end) break;
         sync_part(h, part);  // all have read the tile
         ask();

@@ -3,6 +3,7 @@
 #include "runtime/gpu/fill.h"
 #include "tiles/e2m1_gpu.h"
 #include "tiles/instructions_gpu.cuh"
+#include "tiles/matrix_gpu.cuh"
 
 namespace tessera::gpu {
 namespace {
@@ -23,9 +24,7 @@ __device__ uint32_t word_of(Format format, uint64_t index, float size, uint64_t 
     const uint32_t in_panel = static_cast<uint32_t>(index % (panel_bytes(format) / 4));
     switch (format) {
         case Format::mxfp4: {
-            // Any bits would do. These are the values that the CPU's order would give them, so that
-            // a seed's weights are the same whatever the GPU's order is.
-            if (in_panel >= panel_scale_bytes(format) / 4) return e2m1_for_gpu(bits);
+            if (in_panel >= panel_scale_bytes(format) / 4) return bits;
             // A weight is at most 6 scales; a quarter of the scales are twice the others.
             const auto exponent = static_cast<uint32_t>(floorf(log2f(size / 6.0f))) + 127;
             return exponent * 0x01010101u + (bits & bits >> 1 & 0x01010101u);
@@ -48,11 +47,25 @@ __global__ void fill(uint32_t* data, uint64_t words, Format format, float size, 
         data[i] = word_of(format, i, size, seed);
 }
 
-__global__ void arrange(uint32_t* panels, uint64_t words) {
-    constexpr uint32_t kWords = panel_bytes(Format::mxfp4) / 4;
-    for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < words;
-         i += uint64_t{gridDim.x} * blockDim.x)
-        if (i % kWords >= panel_scale_bytes(Format::mxfp4) / 4) panels[i] = e2m1_for_gpu(panels[i]);
+// By pairs of rows: words of mxfp4 get the GPU's order of bits, and halves of groups change places.
+__global__ void arrange(uint2* panels, uint64_t pairs, Format format) {
+    const uint32_t of_panel = panel_bytes(format) / 8, scales = panel_scale_bytes(format) / 8;
+    const auto arranged = [&](uint2 pair) {
+        return format == Format::mxfp4 ? uint2{e2m1_for_gpu(pair.x), e2m1_for_gpu(pair.y)} : pair;
+    };
+    for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < pairs;
+         i += uint64_t{gridDim.x} * blockDim.x) {
+        const auto in_panel = static_cast<uint32_t>(i % of_panel);
+        if (in_panel < scales) continue;
+        const uint32_t group = (in_panel - scales) / 8, pair = (in_panel - scales) % 8;
+        if (!swaps_halves(format, group)) {
+            panels[i] = arranged(panels[i]);
+        } else if (pair < 4) {
+            const uint2 low = panels[i];
+            panels[i] = arranged(panels[i + 4]);
+            panels[i + 4] = arranged(low);
+        }
+    }
 }
 
 // A thread a word, and no more blocks than keep a card busy.
@@ -67,15 +80,18 @@ cudaLaunchConfig_t config_of(uint64_t words) {
 
 }  // namespace
 
-cudaError_t arrange_mxfp4(std::byte* panels, uint64_t bytes) {
-    const cudaLaunchConfig_t config = config_of(bytes / 4);
-    return cudaLaunchKernelEx(&config, arrange, reinterpret_cast<uint32_t*>(panels), bytes / 4);
+cudaError_t arrange_panels(std::byte* panels, uint64_t bytes, Format format) {
+    const cudaLaunchConfig_t config = config_of(bytes / 8);
+    return cudaLaunchKernelEx(&config, arrange, reinterpret_cast<uint2*>(panels), bytes / 8,
+                              format);
 }
 
 cudaError_t fill_panels(std::byte* data, uint64_t bytes, Format format, float size, uint64_t seed) {
     const cudaLaunchConfig_t config = config_of(bytes / 4);
-    return cudaLaunchKernelEx(&config, fill, reinterpret_cast<uint32_t*>(data), bytes / 4, format,
-                              size, seed);
+    const cudaError_t filled = cudaLaunchKernelEx(
+        &config, fill, reinterpret_cast<uint32_t*>(data), bytes / 4, format, size, seed);
+    // So that a seed's weights are the same whatever the GPU's order is.
+    return filled != cudaSuccess ? filled : arrange_panels(data, bytes, format);
 }
 
 cudaError_t fill_bf16(void* data, uint64_t count, float size, uint64_t seed) {

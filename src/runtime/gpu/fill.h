@@ -1,4 +1,4 @@
-// What is written to weights where they lie on the device: the GPU's order of bits, or random
+// What is written to weights where they lie on the device: the GPU's order, or random
 // values (fill.cu). All of it on the default stream.
 #pragma once
 
@@ -8,10 +8,11 @@
 
 namespace tessera::gpu {
 
-// `bytes` of mxfp4 panels, from the CPU's order of bits to the GPU's (tiles/e2m1_gpu.h), in place.
-cudaError_t arrange_mxfp4(std::byte* panels, uint64_t bytes);
+// `bytes` of panels, from the CPU's order to the GPU's, in place: of bits, where they are mxfp4
+// (tiles/e2m1_gpu.h), and of rows (swaps_halves, tiles/matrix_gpu.cuh).
+cudaError_t arrange_panels(std::byte* panels, uint64_t bytes, Format format);
 
-// `bytes` of panels in tile order, as kernels read them, of values up to about `size`.
+// `bytes` of panels, as kernels read them, of values up to about `size`.
 cudaError_t fill_panels(std::byte* data, uint64_t bytes, Format format, float size, uint64_t seed);
 // `count` bf16 values from -size to size.
 cudaError_t fill_bf16(void* data, uint64_t count, float size, uint64_t seed);

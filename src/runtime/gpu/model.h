@@ -19,7 +19,7 @@ inline constexpr uint32_t kHeadUnitsMax = 8;  // units of a drafter's head: 128 
 inline constexpr uint32_t kPageBytes = 26112;
 // Warps of a block, but for the one that loads. Four warps on each of an SM's four parts leave a
 // thread 128 registers. Where weights stream, three of each part multiply and others add up.
-inline constexpr uint32_t kConsumers = 15, kMultipliers = 12, kAdders = kConsumers - kMultipliers;
+inline constexpr uint32_t kConsumers = 14, kMultipliers = 12, kAdders = kConsumers - kMultipliers;
 inline constexpr uint32_t kRingPagesMax = 8;
 inline constexpr uint32_t kCountsBytes = 192;  // of a block's counts, in shared memory
 inline constexpr uint32_t kKeyTile = 16;       // positions that lie together in a cache

@@ -354,11 +354,15 @@ CacheLayout::CacheLayout(const Shape& shape, uint32_t ranks, uint32_t context) {
 
 Heads heads_of(const AttentionShape& a, uint32_t ranks, uint32_t angles, uint32_t context) {
     const AttentionPart part = attention_part(a, 0, ranks);
-    // A chunk is a task: small enough that there are tasks for all blocks, large enough that
-    // merging their parts stays short.
-    constexpr uint32_t kChunk = 48, kChunksMax = 64;
-    const uint32_t keys = a.window > 0 ? kChunk : context;
-    const uint32_t chunk = std::max(kChunk, padded((keys + kChunksMax - 1) / kChunksMax, kChunk));
+    // A chunk is a task. Of a short window there is one: what it takes to merge several is more than
+    // they save. Else there are as many as give the blocks of a card a task each, at 8 rows.
+    constexpr uint32_t kTasks = 128, kChunk = 48, kShort = 256, kWhole = 1u << 20;
+    const uint32_t kv_heads = part.kv_heads.count();
+    const uint32_t tiles = kv_heads * ((part.group() * kRowsMax + kQueries - 1) / kQueries);
+    const uint32_t keys = a.window > 0 ? a.window : context, chunks = std::max(1u, kTasks / tiles);
+    const uint32_t chunk = a.window > 0 && a.window <= kShort
+                               ? kWhole
+                               : std::max(kChunk, padded((keys + chunks - 1) / chunks, kChunk));
     return {part.heads.count(),
             part.kv_heads.count(),
             a.head_dim,

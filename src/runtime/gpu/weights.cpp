@@ -46,7 +46,7 @@ void check_scales(const PackedMatrix& matrix, uint32_t layer) {
     }
 }
 
-// What a copy of an arena is on the device. A matrix is moved once: mxfp4 is arranged on the way.
+// What a copy of an arena is on the device. A matrix is moved once: it is arranged on the way.
 class Moved {
   public:
     Moved(const Arena& arena, std::byte* to)
@@ -55,10 +55,10 @@ class Moved {
     void operator()(PackedMatrix& matrix) const {
         std::byte* const data = at(matrix.data);
         matrix.data = data;
-        if (data == nullptr || matrix.format != Format::mxfp4) return;
+        if (data == nullptr) return;
         // Here rather than before the copy: reading and writing it once in the device's memory is
         // nothing beside the bus, and takes no second copy.
-        check_device(arrange_mxfp4(data, matrix.bytes()), "arranging weights");
+        check_device(arrange_panels(data, matrix.bytes(), matrix.format), "arranging weights");
     }
     void operator()(std::span<const float>& values) const {
         if (values.empty()) return;
