@@ -35,6 +35,27 @@ __device__ inline uint32_t multiply_bf16(uint32_t a, uint32_t b) {
     return product;
 }
 
+// Four e4m3 codes as floats, by way of f16, which has all of their values.
+__device__ inline void unpack_e4m3(uint32_t word, float (&values)[4]) {
+    uint32_t low, high;
+    asm("{\n.reg .b16 a, b;\n"
+        "mov.b32 {a, b}, %2;\n"
+        "cvt.rn.f16x2.e4m3x2 %0, a;\n"
+        "cvt.rn.f16x2.e4m3x2 %1, b;\n}"
+        : "=r"(low), "=r"(high)
+        : "r"(word));
+    const auto widen = [](uint32_t halves, float& first, float& second) {
+        asm("{\n.reg .b16 a, b;\n"
+            "mov.b32 {a, b}, %2;\n"
+            "cvt.f32.f16 %0, a;\n"
+            "cvt.f32.f16 %1, b;\n}"
+            : "=f"(first), "=f"(second)
+            : "r"(halves));
+    };
+    widen(low, values[0], values[1]);
+    widen(high, values[2], values[3]);
+}
+
 // 16 rows by 16 columns of `a` times 16 by 8 of `b` onto `c`, by all lanes of a warp. Of lane
 // 4 * g + q: c is (row g, columns 2q and the next), then row g + 8; a0 (row g, columns 2q and the
 // next), a1 row g + 8, a2 and a3 the same eight columns further; b0 (rows 2q and the next, column
@@ -48,12 +69,19 @@ __device__ inline void mma_m16n8k16(float (&c)[4], uint32_t a0, uint32_t a1, uin
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// Copies 16 bytes into shared memory, which are there for this thread after copies_done().
+// Copies 16 bytes into shared memory, which are there for this thread after copies_done(); or after
+// copies_done_before_last(), if copies_begun() came between them and the latest.
 __device__ inline void copy_async(uint32_t* to, const std::byte* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
                      static_cast<uint32_t>(__cvta_generic_to_shared(to))),
                  "l"(from)
                  : "memory");
+}
+__device__ inline void copies_begun() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+__device__ inline void copies_done_before_last() {
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
 }
 __device__ inline void copies_done() {
     asm volatile("cp.async.wait_all;" ::: "memory");

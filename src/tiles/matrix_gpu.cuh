@@ -12,7 +12,7 @@
 //
 //   format  a lane reads of a step   becomes bf16 by
 //   mxfp4   8 columns of 2 rows      bits moved to their places: exact
-//   fp8     4 columns of 2 rows      bits of a float, times the scale, rounded: as published
+//   fp8     4 columns of 2 rows      a float, times the scale, rounded: as published
 //   bf16    2 x 2 columns of 2 rows  nothing
 //   f32     4 columns of 2 rows      three bf16 terms that add up to it exactly: three mma
 #pragma once
@@ -56,6 +56,13 @@ struct TwoSums {
     Sums even, odd;
 
     __device__ float operator[](uint32_t i) const { return even.at[i] + odd.at[i]; }
+    __device__ void operator+=(const TwoSums& more) {
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) {
+            even.at[i] += more.even.at[i];
+            odd.at[i] += more.odd.at[i];
+        }
+    }
 };
 
 __device__ inline void mma(Sums& c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
@@ -63,20 +70,13 @@ __device__ inline void mma(Sums& c, uint32_t a0, uint32_t a1, uint32_t a2, uint3
     mma_m16n8k16(c.at, a0, a1, a2, a3, b0, b1);
 }
 
-// Four columns of fp8 (bytes 0, 2, 1, 3) times their scale, rounded to bf16. e4m3's bits in a
-// float's places are 2^-120 of its value, subnormals too: `scale` is 2^120 of the block's.
+// Four columns of fp8 (bytes 0, 2, 1, 3) times their scale, rounded to bf16.
 __device__ inline uint2 e4m3_columns(uint32_t word, float scale) {
-    const auto value = [&](uint32_t top) {
-        return __uint_as_float(static_cast<uint32_t>(static_cast<int32_t>(top) >> 4) &
-                               0x87f00000u) *
-               scale;
-    };
-    return {pack_bf16(value(word << 24), value(word << 8)),
-            pack_bf16(value(word << 16), value(word))};
+    float values[4];
+    unpack_e4m3(word, values);
+    return {pack_bf16(values[0] * scale, values[2] * scale),
+            pack_bf16(values[1] * scale, values[3] * scale)};
 }
-inline constexpr float kFp8Rescale = 0x1p120f;
-// Of a block's scale: times 2^120 it must stay a float.
-inline constexpr float kFp8ScaleMax = 0x1p7f;
 
 // The next bf16 term of two floats, cut off rather than rounded, and what is left of them.
 __device__ inline uint32_t take_term(float& low, float& high) {
@@ -125,22 +125,25 @@ __device__ inline void multiply_mxfp4_block(const uint2& words, uint32_t scales,
     sum.at[3] += s1 * of_block.at[3];
 }
 
-// The same piece of two units at once: activations are read once.
-__device__ inline void multiply_mxfp4_pair(const std::byte* first, const std::byte* second,
-                                           const uint16_t* token, TwoSums (&sums)[2]) {
+// Two pieces at once, so that the lane has twice as much to do while it waits for either: the same
+// columns of two units, whose activations are read once, or neighbouring columns of one.
+template <bool same_columns>
+__device__ inline void multiply_mxfp4_two(const std::byte* first, const std::byte* second,
+                                          const uint16_t* token, TwoSums (&sums)[2]) {
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     const uint32_t pair =
         panel_scale_bytes(Format::mxfp4) + pair_place(Format::mxfp4, g, q) * 8;
 #pragma unroll
     for (uint32_t block = 0; block < 4; ++block) {
-        const uint4 x = load_shared<uint4>(token + (4 * block + q) * 8);
+        uint4 x{};
 #pragma unroll
-        for (uint32_t unit = 0; unit < 2; ++unit) {
-            const std::byte* const piece = unit == 0 ? first : second;
+        for (uint32_t i = 0; i < 2; ++i) {
+            const std::byte* const piece = i == 0 ? first : second;
+            if (i == 0 || !same_columns)
+                x = load_shared<uint4>(token + i * kPanelColumns + (4 * block + q) * 8);
             const uint2 w = load_shared<uint2>(piece + pair + (4 * block + q) * kGroupBytes);
             const uint32_t scales = load_shared<uint16_t>(piece + block * kUnitRows + 2 * g);
-            multiply_mxfp4_block(w, scales, x,
-                                 block % 2 == 0 ? sums[unit].even : sums[unit].odd);
+            multiply_mxfp4_block(w, scales, x, block % 2 == 0 ? sums[i].even : sums[i].odd);
         }
     }
 }
@@ -165,9 +168,7 @@ __device__ inline void multiply_piece(const std::byte* piece, const uint16_t* to
             multiply_mxfp4_block(w, scales, x, block % 2 == 0 ? sums.even : sums.odd);
         }
     } else if constexpr (format == Format::fp8) {
-        float2 scale = load_shared<float2>(piece + g * 8);
-        scale.x *= kFp8Rescale;
-        scale.y *= kFp8Rescale;
+        const float2 scale = load_shared<float2>(piece + g * 8);
 #pragma unroll
         for (uint32_t step = 0; step < 8; ++step) {
             const uint2 w = group(4 * step + q);
@@ -226,12 +227,15 @@ __device__ inline void multiply_pieces(Format format, const std::byte* pieces,
     }
 }
 
-// Pieces of one unit; or, with `pairs`, of two that lie `apart` bytes apart.
+// Pieces of one unit; or, with `pairs`, of two that lie `apart` bytes apart, which then have sums of
+// their own. Without, the unit's are those of both.
 __device__ inline void multiply_item(Format format, const std::byte* pieces, bool pairs,
                                      uint32_t apart, const uint16_t* token, uint32_t count,
                                      TwoSums (&sums)[2]) {
-    if (pairs && format == Format::mxfp4)
-        return multiply_mxfp4_pair(pieces, pieces + apart, token, sums);
+    if (format == Format::mxfp4 && pairs)
+        return multiply_mxfp4_two<true>(pieces, pieces + apart, token, sums);
+    if (format == Format::mxfp4 && count == 2)
+        return multiply_mxfp4_two<false>(pieces, pieces + piece_bytes(format), token, sums);
 #pragma unroll 1
     for (uint32_t unit = 0;; ++unit) {
         multiply_pieces(format, pieces + unit * apart, token, count, sums[0]);

@@ -31,14 +31,13 @@ class Activations : protected Results {
     }
 
     // All rows at once: a thread has the same columns of every row, so that it asks for the gains
-    // once. A row's squares are added up by column, thread and lane.
+    // once. A row's squares are added up by column, lane and warp.
     __device__ void normalize(const Phase& p) {
         const bool context = p.norm == kNormContext;
         const uint32_t rows = context ? step_.context_rows : step_.rows, width = net_.hidden;
         const uint16_t* const from = context ? net_.fused : net_.residual;
         stride_ = activation_stride(width);
         uint16_t* const out = b_.activations();
-        float* const squares = b_.deposits();  // [row][thread], then [row]; free between phases
         float sums[kTokens] = {};
         const uint32_t padded = (width + 127) / 128 * 128;
         constexpr uint32_t kStep = kConsumerThreads * 8,
@@ -63,9 +62,9 @@ class Activations : protected Results {
                 }
             }
         }
-#pragma unroll
-        for (uint32_t row = 0; row < kTokens; ++row)
-            squares[row * kConsumerThreads + threadIdx.x] = sums[row];
+        const float squares = sum_by_row(sums);
+        if (threadIdx.x % 4 == 0)
+            b_.deposits()[warp_ * kTokens + threadIdx.x % 32 / 4] = squares;  // free between phases
         if (p.gains != nullptr) {
             scale_rows<Eight>(p, p.gains, rows, width);
         } else {
@@ -73,30 +72,51 @@ class Activations : protected Results {
         }
     }
 
+    // Of eight rows' numbers in every lane, the sums over a warp: row lane / 4's to that lane.
+    __device__ static float sum_by_row(const float (&of)[kTokens]) {
+        float rows[kTokens];
+#pragma unroll
+        for (uint32_t row = 0; row < kTokens; ++row) rows[row] = of[row];
+#pragma unroll
+        for (uint32_t half = kTokens / 2; half > 0; half /= 2) {
+            const uint32_t away = half * 4;  // whose lanes have the other half of the rows
+            const bool upper = (threadIdx.x & away) != 0;
+#pragma unroll
+            for (uint32_t i = 0; i < half; ++i) {
+                const float given = upper ? rows[i] : rows[i + half];
+                rows[i] = (upper ? rows[i + half] : rows[i]) + __shfl_xor_sync(~0u, given, away);
+            }
+        }
+        rows[0] += __shfl_xor_sync(~0u, rows[0], 2);
+        rows[0] += __shfl_xor_sync(~0u, rows[0], 1);
+        return rows[0];
+    }
+
     // What normalize has left in shared memory, by its squares and the gains.
     template <typename Gains, typename Value>
     __device__ __forceinline__ void scale_rows(const Phase& p, const Value* gains, uint32_t rows,
                                                uint32_t width) {
         uint16_t* const out = b_.activations();
-        float* const squares = b_.deposits();
         // The gains of the first columns are on their way meanwhile.
         const auto ask = [&](uint32_t at) { return at < width ? Gains::ask(gains + at) : Gains{}; };
         Gains gain = ask(threadIdx.x * 8);
-        sync_consumers();
+        // A thread's own columns: they need no barrier.
         for (uint32_t row = blockIdx.x; p.tap > 0 && row < rows; row += gridDim.x) keep_tap(p, row);
-        float inverse = 0;
-        if (warp_ < kTokens) {
-            float sum = 0;
-            for (uint32_t i = 0; i < kConsumers; ++i)
-                sum += squares[warp_ * kConsumerThreads + i * 32 + threadIdx.x % 32];
-            inverse = 1.0f / sqrtf(warp_sum(sum) / static_cast<float>(width) + net_.epsilon);
+        sync_consumers();
+        // Of row lane / 4, by four lanes; then every lane gets all rows'.
+        float sum = 0;
+#pragma unroll
+        for (uint32_t i = 0; i < (kConsumers + 3) / 4; ++i) {
+            const uint32_t warp = 4 * i + threadIdx.x % 4;
+            if (warp < kConsumers) sum += b_.deposits()[warp * kTokens + threadIdx.x % 32 / 4];
         }
-        sync_consumers();
-        if (warp_ < kTokens && threadIdx.x % 32 == 0) squares[warp_] = inverse;
-        sync_consumers();
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        const float inverse = 1.0f / sqrtf(sum / static_cast<float>(width) + net_.epsilon);
         float inverses[kTokens];
 #pragma unroll
-        for (uint32_t row = 0; row < kTokens; ++row) inverses[row] = squares[row];
+        for (uint32_t row = 0; row < kTokens; ++row)
+            inverses[row] = __shfl_sync(~0u, inverse, 4 * row);
 #pragma unroll 1
         for (uint32_t at = threadIdx.x * 8; at < width; at += kConsumerThreads * 8) {
             const Gains own = gain.times(kActivationScale);

@@ -160,9 +160,10 @@ class Consumers : private Activations {
                 }
                 multiply_item(format, at, pairs, page_items * item_bytes, token, item_pieces, sums);
                 if (direct) {
+                    sums[0] += sums[1];
                     contribute(items.own, slot, items.own.begin + in_slot, sums[0],
                                unscale(format));
-                    sums[0] = {};
+                    sums[0] = sums[1] = {};
                 }
                 item += kMultipliers;
             }

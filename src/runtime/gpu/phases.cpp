@@ -19,6 +19,8 @@ constexpr uint32_t kCutsMax = 16;
 // An expert's unit of down is one warp's if it has at most so many pieces: longer ones would leave
 // warps without work where few experts are wanted.
 constexpr uint32_t kWholeUnitPieces = 4;
+constexpr uint32_t kUnitBytes = kUnitRows * kRowsMax * sizeof(float);
+constexpr uint32_t kDepositBytes = kAdders * kMultipliers * 2 * kUnitBytes;
 // Positions that a ring holds beyond its window: rows of a step, and the window's first key may lie
 // anywhere in its tile. Prompts are read in steps, so 64 as on the CPU.
 constexpr uint32_t kRingSlack = 64 + kKeyTile;
@@ -281,8 +283,10 @@ class Compiler {
         out_.part_floats = std::max(out_.part_floats, uint64_t{tiles} * part);
         // As attend.cuh has them: parts, queries, and every part's tile.
         const uint32_t parts = kConsumers / tile_sharers(a.v_head_dim);
-        const uint32_t words = parts * (part + tile_words(a.head_dim, a.v_head_dim));
-        need_activations(words * 4 + a.head_dim / 16 * 512);
+        const uint32_t words = parts * (part + 2 * tile_words(a.head_dim, a.v_head_dim));
+        // Deposits lie behind the activations, and are free meanwhile.
+        const uint32_t bytes = words * 4 + a.head_dim / 16 * 512;
+        need_activations(bytes - std::min(bytes, kDepositBytes));
     }
 
     // Keys and values of the context, for all layers: they wait for nothing but the context's norm.
@@ -393,14 +397,12 @@ Shared lay_out(const SharedNeeds& needs, uint32_t available) {
         next = padded(next + bytes, 128);
         return first;
     };
-    constexpr uint32_t kUnitBytes = kUnitRows * kRowsMax * sizeof(float);
-    constexpr uint32_t kDeposits = kAdders * kMultipliers * 2 * kUnitBytes;
     at.activations = take(needs.activations);
-    at.deposits = take(kDeposits);
+    at.deposits = take(kDepositBytes);
     at.sums = take(needs.sums * kUnitBytes);
     // Where every expert's unit is one page, what it gives needs no deposits.
     at.contributions =
-        needs.direct && needs.contributions <= kDeposits ? at.deposits : take(needs.contributions);
+        needs.direct && needs.contributions <= kDepositBytes ? at.deposits : take(needs.contributions);
     at.routing = take(sizeof(Routing) + kCountsBytes);
     at.step = take(sizeof(Step));
     at.phases = take(2 * sizeof(Phase));

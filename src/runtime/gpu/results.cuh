@@ -91,8 +91,10 @@ class Results : protected Worker {
             const uint32_t slot = op == Op::output ? kPartialOutput
                                   : op == Op::down ? kPartialDown
                                                    : kPartialFuse;
-#pragma unroll 1
-            for (uint32_t rank = 0; rank < net_.ranks; ++rank) inbox(slot, rank)[at] = sum;
+            float* to = inbox(slot, 0) + at;
+            const uint64_t apart = inbox(slot, 1) - inbox(slot, 0);
+#pragma unroll 4
+            for (uint32_t rank = 0; rank < net_.ranks; ++rank, to += apart) *to = sum;
         } else if (op == Op::fuse) {
             net_.fused[at] = static_cast<uint16_t>(to_bf16_bits(sum));
         } else {

@@ -30,6 +30,14 @@ inline uint32_t pack_bf16(float low, float high) {
     return to_bf16_bits(low) | to_bf16_bits(high) << 16;
 }
 
+inline void unpack_e4m3(uint32_t word, float (&values)[4]) {
+    // The code's bits in a float's places are 2^-120 of its value, subnormal ones too.
+    for (uint32_t i = 0; i < 4; ++i) {
+        const uint32_t code = word >> 8 * i & 0xffu;
+        values[i] = (code & 0x7fu) == 0x7fu ? NAN : std::bit_cast<float>((code & 0x80u) << 24 | (code & 0x7fu) << 20) * 0x1p120f;
+    }
+}
+
 // A float holds the product but where both ways round it to zero.
 inline uint32_t multiply_bf16(uint32_t a, uint32_t b) {
     const auto product = [](uint32_t low, uint32_t high) {
@@ -51,9 +59,25 @@ inline std::vector<AsyncCopy>& async_copies() {
 inline void copy_async(uint32_t* to, const std::byte* from) {
     async_copies().push_back({to, from});
 }
+// As late as a card may be with them: a group's end is a copy of nothing.
+inline void make_copies(size_t count) {
+    auto& copies = async_copies();
+    const auto end = copies.begin() + static_cast<std::ptrdiff_t>(count);
+    for (auto copy = copies.begin(); copy != end; ++copy)
+        if (copy->to != nullptr) std::memcpy(copy->to, copy->from, 16);
+    copies.erase(copies.begin(), end);
+}
+inline void copies_begun() {
+    async_copies().push_back({nullptr, nullptr});
+}
+inline void copies_done_before_last() {
+    const auto& copies = async_copies();
+    size_t ends = 0, count = copies.size();
+    while (count > 0 && (copies[count - 1].to != nullptr || ++ends < 2)) --count;
+    make_copies(count);
+}
 inline void copies_done() {
-    for (const AsyncCopy& copy : async_copies()) std::memcpy(copy.to, copy.from, 16);
-    async_copies().clear();
+    make_copies(async_copies().size());
 }
 
 inline void mma_m16n8k16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
