@@ -69,19 +69,12 @@ __device__ inline void mma_m16n8k16(float (&c)[4], uint32_t a0, uint32_t a1, uin
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// Copies 16 bytes into shared memory, which are there for this thread after copies_done(); or after
-// copies_done_before_last(), if copies_begun() came between them and the latest.
+// Copies 16 bytes into shared memory, which are there for this thread after copies_done().
 __device__ inline void copy_async(uint32_t* to, const std::byte* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
                      static_cast<uint32_t>(__cvta_generic_to_shared(to))),
                  "l"(from)
                  : "memory");
-}
-__device__ inline void copies_begun() {
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-__device__ inline void copies_done_before_last() {
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
 }
 __device__ inline void copies_done() {
     asm volatile("cp.async.wait_all;" ::: "memory");

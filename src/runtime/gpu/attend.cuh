@@ -52,10 +52,9 @@ __device__ inline float* part_at(const View& b, const Heads& h, uint32_t part) {
 __device__ inline uint4* queries_at(const View& b, const Heads& h) {
     return reinterpret_cast<uint4*>(part_at(b, h, block_parts(h)));
 }
-// Of a part's two tiles the one that it reads, or asks for.
-__device__ inline uint32_t* tile_at(const View& b, const Heads& h, uint32_t part, uint32_t which) {
+__device__ inline uint32_t* tile_at(const View& b, const Heads& h, uint32_t part) {
     return reinterpret_cast<uint32_t*>(queries_at(b, h) + h.head_dim / 16 * 32) +
-           (2 * part + which) * tile_words(h.head_dim, h.v_head_dim);
+           part * tile_words(h.head_dim, h.v_head_dim);
 }
 
 // A barrier among the warps of a part.
@@ -88,39 +87,37 @@ __device__ inline void attend_chunk(const View& b, const Phase& p, const Run& ru
     const std::byte* const keys = b.cache_head(p, run.cache, task.kv);
     const uint32_t part = warp / sharers(h), first_dim = warp % sharers(h) * kValueDims;
     const bool has_part = part < block_parts(h);  // or is a warp too many
+    uint32_t* const tile = tile_at(b, h, part);
     // The part's tiles of the chunk that are seen: which part a tile belongs to is a matter of where
     // the tile is, not of what is seen.
     const uint32_t stride = block_parts(h) * kKeyTile;
     uint32_t at = begin + part * kKeyTile;
     if (at + kKeyTile <= first) at += (divide(first - at - kKeyTile, stride) + 1) * stride;
-    const auto ask = [&](uint32_t position, uint32_t which) {
-        const uint32_t place = position % p.cache.ring, sharing = sharers(h) * 32;
-        if (has_part && position < end)
-            ask_for_tile(keys + uint64_t{place} * h.head_dim * 2,
-                         keys + p.cache.key_bytes(h) + uint64_t{place} * h.v_head_dim * 2,
-                         h.head_dim, h.v_head_dim, tile_at(b, h, part, which),
-                         threadIdx.x - part * sharing, sharing);
-        copies_begun();
+    const auto ask = [&] {
+        const uint32_t place = at % p.cache.ring, sharing = sharers(h) * 32;
+        ask_for_tile(keys + uint64_t{place} * h.head_dim * 2,
+                     keys + p.cache.key_bytes(h) + uint64_t{place} * h.v_head_dim * 2, h.head_dim,
+                     h.v_head_dim, tile, threadIdx.x - part * sharing, sharing);
     };
-    ask(at, 0);
+    if (has_part && at < end) ask();
 #pragma unroll 1
     for (uint32_t step = warp; step * 16 < h.head_dim; step += kConsumers)
         store_queries(from[0], from[1], step, operands);
+    copies_done();
     sync_consumers();
     if (!has_part) return;
     AttentionSums sums;
-    // The next tile comes while one is read.
 #pragma unroll 1
-    for (uint32_t which = 0; at < end; at += stride, which ^= 1) {
-        ask(at + stride, which ^ 1);
-        copies_done_before_last();
-        sync_part(h, part);  // all have their copies
-        uint32_t* const tile = tile_at(b, h, part, which);
+    while (at < end) {
         attend_tile(operands, {tile, tile + key_words(h.head_dim), at}, seen, h.head_dim,
                     h.v_head_dim, first_dim, h.scale * kLog2e, sums);
+        at += stride;
+        if (at >= end) break;
         sync_part(h, part);  // all have read the tile
+        ask();
+        copies_done();
+        sync_part(h, part);
     }
-    copies_done();
     store_part(sums, h.v_head_dim, first_dim, part_at(b, h, part));
 }
 

@@ -283,10 +283,8 @@ class Compiler {
         out_.part_floats = std::max(out_.part_floats, uint64_t{tiles} * part);
         // As attend.cuh has them: parts, queries, and every part's tile.
         const uint32_t parts = kConsumers / tile_sharers(a.v_head_dim);
-        const uint32_t words = parts * (part + 2 * tile_words(a.head_dim, a.v_head_dim));
-        // Deposits lie behind the activations, and are free meanwhile.
-        const uint32_t bytes = words * 4 + a.head_dim / 16 * 512;
-        need_activations(bytes - std::min(bytes, kDepositBytes));
+        const uint32_t words = parts * (part + tile_words(a.head_dim, a.v_head_dim));
+        need_activations(words * 4 + a.head_dim / 16 * 512);
     }
 
     // Keys and values of the context, for all layers: they wait for nothing but the context's norm.

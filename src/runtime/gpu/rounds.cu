@@ -16,7 +16,7 @@ cudaError_t launch_rounds(const RoundsLaunch& launch, cudaStream_t stream) {
     cudaLaunchConfig_t config{};
     config.gridDim = launch.blocks;
     config.blockDim = kBlockThreads;
-    config.dynamicSmemBytes = launch.target.network.shared.bytes;
+    config.dynamicSmemBytes = launch.turns[kTarget].network.shared.bytes;
     config.stream = stream;
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeCooperative;

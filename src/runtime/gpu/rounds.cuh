@@ -43,19 +43,44 @@ class Writer {
     __device__ Writer(const RoundsLaunch& launch, std::byte* memory, Told& told)
         : l_(launch), memory_(memory), told_(told) {}
 
+    // One loop for both networks: two copies of a pass had twice the code, more than an SM keeps of
+    // it, and fewer registers.
     __device__ __forceinline__ void run() {
-        do {
-            if (told_.drafts > 0) draft();
-            verify();
-        } while (told_.goes_on);
+        uint32_t which = told_.drafts > 0 ? kDrafter : kTarget;
+#pragma unroll 1
+        while (true) {
+            const bool drafts = which == kDrafter;
+            if (first_thread()) drafts ? begin_draft() : begin_verify();
+            const Turn& turn = l_.turns[which];
+            pass(turn);
+            // One block looks and says what it saw, so that all see the same.
+            if (!drafts && blockIdx.x == 0 && first_thread())
+                *l_.stopping = *static_cast<const volatile uint32_t*>(l_.stop);
+            // Drafts begin with the block's second row.
+            const Network& net = turn.network;
+            choose(ballot(net, net.logits + (drafts ? net.vocab : 0),
+                          drafts ? told_.drafts : told_.round.verified + 1),
+                   drafts ? told_.rows + 1 : told_.round.tokens,
+                   drafts ? told_.round.confidence : nullptr);
+            if (drafts) {
+                if (first_thread()) told_.round.draft_ns = lap();
+                which = kTarget;
+                continue;
+            }
+            if (blockIdx.x == 0 && threadIdx.x < 32) count_experts();
+            if (first_thread()) conclude();
+            sync_consumers();
+            if (!told_.goes_on) return;
+            which = told_.drafts > 0 ? kDrafter : kTarget;
+        }
     }
 
   private:
     __device__ bool first_thread() const { return threadIdx.x == 0; }
     __device__ Distress* distress() const {
-        return static_cast<Distress*>(l_.target.network.distress);
+        return static_cast<Distress*>(l_.turns[kTarget].network.distress);
     }
-    __device__ Step& step() const { return View{l_.target.network, memory_}.step(); }
+    __device__ Step& step() const { return View{l_.turns[kTarget].network, memory_}.step(); }
 
     // All phases of a step that the first thread has written.
     __device__ __forceinline__ void pass(const Turn& turn) {
@@ -73,10 +98,10 @@ class Writer {
     __device__ void all_blocks() {
         sync_consumers();
         if (first_thread()) {
-            const View view{l_.target.network, memory_};
+            const View view{l_.turns[kTarget].network, memory_};
             const uint64_t all = view.counts().passed += gridDim.x;
-            signal(l_.target.network.barrier);
-            wait(l_.target.network.barrier, all, distress());
+            signal(l_.turns[kTarget].network.barrier);
+            wait(l_.turns[kTarget].network.barrier, all, distress());
         }
         sync_consumers();
     }
@@ -86,59 +111,42 @@ class Writer {
         return in.taps + uint64_t{position % in.taps_ring} * in.tap_columns;
     }
 
-    __device__ void draft() {
-        if (first_thread()) {
-            const Standing& at = told_.at;
-            Step& step = this->step();
-            step.rows = l_.input.block;
-            step.logits_from = 1;
-            step.runs = 1;
-            step.run[0] = {0, step.rows, at.length, l_.input.seen_from, l_.input.draft_cache};
-            for (uint32_t i = 0; i < kRowsMax; ++i) {
-                step.tokens[i] = at.anchor;
-                step.positions[i] = at.length + i;
-                step.taps[i] = nullptr;
-            }
-            step.context_rows = at.length - at.drafted;
-            step.context_position = at.drafted;
-            for (uint32_t i = 0; i < step.context_rows; ++i)
-                step.context_taps[i] = taps_at(at.drafted + i);
+    // By the first thread, as what follows.
+    __device__ void begin_draft() {
+        const Standing& at = told_.at;
+        Step& step = this->step();
+        step.rows = l_.input.block;
+        step.logits_from = 1;
+        step.runs = 1;
+        step.run[0] = {0, step.rows, at.length, l_.input.seen_from, l_.input.draft_cache};
+        for (uint32_t i = 0; i < kRowsMax; ++i) {
+            step.tokens[i] = at.anchor;
+            step.positions[i] = at.length + i;
+            step.taps[i] = nullptr;
         }
-        pass(l_.drafter);
-        const Network& net = l_.drafter.network;
-        choose(ballot(net, net.logits + net.vocab, told_.drafts), told_.rows + 1,
-               told_.round.confidence);
-        if (first_thread()) told_.round.draft_ns = lap();
+        step.context_rows = at.length - at.drafted;
+        step.context_position = at.drafted;
+        for (uint32_t i = 0; i < step.context_rows; ++i)
+            step.context_taps[i] = taps_at(at.drafted + i);
     }
 
-    __device__ void verify() {
-        if (first_thread()) {
-            Round& round = told_.round;
-            const Standing& at = told_.at;
-            told_.rows[0] = at.anchor;
-            round.drafted = told_.drafts;
-            round.verified = depth_of(l_.input.ask, at, round.confidence, told_.drafts);
-            Step& step = this->step();
-            step.rows = round.verified + 1;
-            step.logits_from = 0;
-            step.runs = 1;
-            step.run[0] = {0, step.rows, at.length, 0, l_.input.cache};
-            step.context_rows = 0;
-            for (uint32_t i = 0; i < step.rows; ++i) {
-                step.tokens[i] = told_.rows[i];
-                step.positions[i] = at.length + i;
-                step.taps[i] = l_.input.taps != nullptr ? taps_at(at.length + i) : nullptr;
-            }
+    __device__ void begin_verify() {
+        Round& round = told_.round;
+        const Standing& at = told_.at;
+        told_.rows[0] = at.anchor;
+        round.drafted = told_.drafts;
+        round.verified = depth_of(l_.input.ask, at, round.confidence, told_.drafts);
+        Step& step = this->step();
+        step.rows = round.verified + 1;
+        step.logits_from = 0;
+        step.runs = 1;
+        step.run[0] = {0, step.rows, at.length, 0, l_.input.cache};
+        step.context_rows = 0;
+        for (uint32_t i = 0; i < step.rows; ++i) {
+            step.tokens[i] = told_.rows[i];
+            step.positions[i] = at.length + i;
+            step.taps[i] = l_.input.taps != nullptr ? taps_at(at.length + i) : nullptr;
         }
-        pass(l_.target);
-        // One block looks and says what it saw, so that all see the same.
-        if (blockIdx.x == 0 && first_thread())
-            *l_.stopping = *static_cast<const volatile uint32_t*>(l_.stop);
-        const Network& net = l_.target.network;
-        choose(ballot(net, net.logits, told_.round.verified + 1), told_.round.tokens, nullptr);
-        if (blockIdx.x == 0 && threadIdx.x < 32) count_experts();
-        if (first_thread()) conclude();
-        sync_consumers();
     }
 
     // What becomes of the round.
@@ -160,7 +168,7 @@ class Writer {
     // By one warp.
     __device__ void count_experts() {
         uint32_t live = 0;
-        for (uint32_t i = threadIdx.x; i < l_.layers; i += 32) live += l_.target.network.live[i];
+        for (uint32_t i = threadIdx.x; i < l_.layers; i += 32) live += l_.turns[kTarget].network.live[i];
         live = __reduce_add_sync(~0u, live);
         if (first_thread()) told_.round.live_experts = live;
     }
@@ -281,18 +289,24 @@ class Writer {
 template <typename Faults>
 __device__ __forceinline__ void load_rounds(const RoundsLaunch& launch, std::byte* memory,
                                             Told& told) {
-    Block target = block_of(launch.target, memory), drafter = block_of(launch.drafter, memory);
-    uint32_t drafts = told.drafts;
-    for (uint32_t parity = 0;; parity ^= 1) {
-        if (drafts > 0) {
-            drafter.place = target.place;
-            Loader<Faults>(drafter).run(0, launch.drafter.count);
-            target.place = drafter.place;
+    Place place{};
+    uint32_t which = told.drafts > 0 ? kDrafter : kTarget, parity = 0, routed = 0;
+#pragma unroll 1
+    while (true) {
+        Block block = block_of(launch.turns[which], memory);
+        block.place = place;
+        block.routed_turn = routed;
+        Loader<Faults>(block).run(0, launch.turns[which].count);
+        place = block.place;
+        routed = block.routed_turn;
+        if (which == kDrafter) {
+            which = kTarget;
+            continue;
         }
-        Loader<Faults>(target).run(0, launch.target.count);
-        wait(&told.decided, parity, Awaited::kVerdict, target.distress());
+        wait(&told.decided, parity, Awaited::kVerdict, block.distress());
+        parity ^= 1;
         if (!told.goes_on) return;
-        drafts = told.drafts;
+        which = told.drafts > 0 ? kDrafter : kTarget;
     }
 }
 
@@ -302,7 +316,7 @@ __global__ __launch_bounds__(kBlockThreads,
     std::byte* const memory = dynamic_shared();
     Told& told = static_shared<Told>();
     if (threadIdx.x == 0) {
-        const Block block = block_of(launch.target, memory);
+        const Block block = block_of(launch.turns[kTarget], memory);
         told.at = launch.input.from;
         told.drafts = drafts_of(launch.input.ask, told.at);
         told.round = {};

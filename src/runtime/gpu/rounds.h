@@ -11,6 +11,7 @@ namespace tessera::gpu {
 inline constexpr uint32_t kRoundsMax = 64;
 
 // One of the two networks that take turns, and the phases of its step.
+inline constexpr uint32_t kTarget = 0, kDrafter = 1;
 struct Turn {
     Network network;
     const Phase* phases;
@@ -19,9 +20,9 @@ struct Turn {
 
 // Pointers are the device's unless a comment says otherwise.
 struct RoundsLaunch {
-    // Of the same `shared` and `barrier`, which is zero at the launch. Without drafts the drafter's
-    // is not read.
-    Turn target, drafter;
+    // The target's and the drafter's, of the same `shared` and `barrier`, which is zero at the
+    // launch. Without drafts the drafter's is not read.
+    Turn turns[2];
     RoundsInput input;
     uint32_t blocks;
     uint32_t layers;  // of the target

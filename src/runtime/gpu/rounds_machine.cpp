@@ -54,13 +54,13 @@ RoundsMachine::RoundsMachine(const Walker& target, const Walker* drafter, cudaSt
         one.network.distress = target.network().distress;
         return one;
     };
-    l.target = turn(target);
-    if (drafter != nullptr) l.drafter = turn(*drafter);
+    l.turns[kTarget] = turn(target);
+    if (drafter != nullptr) l.turns[kDrafter] = turn(*drafter);
 }
 
 void RoundsMachine::start(const RoundsInput& input) {
     CHECK(!running_ && input.ask.tokens_max <= kRoundsMax);
-    CHECK(input.ask.drafts == 0 || launch_.drafter.phases != nullptr);
+    CHECK(input.ask.drafts == 0 || launch_.turns[kDrafter].phases != nullptr);
     launch_.input = input;
     // What was asked of the run before has come by then.
     check_device(cudaStreamSynchronize(beside_.get()), "asking for an end");
@@ -68,7 +68,7 @@ void RoundsMachine::start(const RoundsInput& input) {
     const auto clear = [&](const void* what, size_t bytes) {
         check_device(cudaMemsetAsync(const_cast<void*>(what), 0, bytes, stream_), "clearing");
     };
-    clear(launch_.target.network.barrier, sizeof(uint64_t));
+    clear(launch_.turns[kTarget].network.barrier, sizeof(uint64_t));
     clear(launch_.stop, sizeof(uint32_t));
     check_device(launch_rounds(launch_, stream_), "launching rounds");
     running_ = true;

@@ -62,8 +62,7 @@ class Attention {
         needs.sums = 1;
         const uint32_t parts = kConsumers / tile_sharers(shape.v_head_dim);
         needs.activations =
-            parts *
-                (part_floats(shape.v_head_dim) + 2 * tile_words(shape.head_dim, shape.v_head_dim)) *
+            parts * (part_floats(shape.v_head_dim) + tile_words(shape.head_dim, shape.v_head_dim)) *
                 4 +
             shape.head_dim / 16 * 512;
         net_.shared = lay_out(needs, 227 << 10);

@@ -59,25 +59,9 @@ inline std::vector<AsyncCopy>& async_copies() {
 inline void copy_async(uint32_t* to, const std::byte* from) {
     async_copies().push_back({to, from});
 }
-// As late as a card may be with them: a group's end is a copy of nothing.
-inline void make_copies(size_t count) {
-    auto& copies = async_copies();
-    const auto end = copies.begin() + static_cast<std::ptrdiff_t>(count);
-    for (auto copy = copies.begin(); copy != end; ++copy)
-        if (copy->to != nullptr) std::memcpy(copy->to, copy->from, 16);
-    copies.erase(copies.begin(), end);
-}
-inline void copies_begun() {
-    async_copies().push_back({nullptr, nullptr});
-}
-inline void copies_done_before_last() {
-    const auto& copies = async_copies();
-    size_t ends = 0, count = copies.size();
-    while (count > 0 && (copies[count - 1].to != nullptr || ++ends < 2)) --count;
-    make_copies(count);
-}
 inline void copies_done() {
-    make_copies(async_copies().size());
+    for (const AsyncCopy& copy : async_copies()) std::memcpy(copy.to, copy.from, 16);
+    async_copies().clear();
 }
 
 inline void mma_m16n8k16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
