@@ -110,15 +110,18 @@ constexpr __host__ __device__ uint32_t piece_bytes(Format format) {
     return panel_bytes(format) / (kPanelColumns / piece_columns(format));
 }
 
-// 32 columns of mxfp4: the lane's words of two rows, both rows' scales, its columns of the token.
-__device__ inline void multiply_mxfp4_block(const uint2& words, uint32_t scales, const uint4& x,
-                                            Sums& sum) {
+// 32 columns of mxfp4: the lane's words of two rows, where their scales are, its columns of the
+// token. A byte each, since what takes them apart is work for the unit that has most of it.
+__device__ inline void multiply_mxfp4_block(const uint2& words, const std::byte* scales,
+                                            const uint4& x, Sums& sum) {
     Sums of_block;
     const E2m1Pairs a = e2m1_pairs(words.x), b = e2m1_pairs(words.y);
     mma(of_block, a.at[0], b.at[0], a.at[1], b.at[1], x.x, x.y);
     mma(of_block, a.at[2], b.at[2], a.at[3], b.at[3], x.z, x.w);
-    const float s0 = __uint_as_float((scales & 255u) << 23);
-    const float s1 = __uint_as_float(scales >> 8 << 23);
+    const auto scale = [&](uint32_t row) {
+        return __uint_as_float(uint32_t{load_shared<uint8_t>(scales + row)} << 23);
+    };
+    const float s0 = scale(0), s1 = scale(1);
     sum.at[0] += s0 * of_block.at[0];
     sum.at[1] += s0 * of_block.at[1];
     sum.at[2] += s1 * of_block.at[2];
@@ -142,8 +145,8 @@ __device__ inline void multiply_mxfp4_two(const std::byte* first, const std::byt
             if (i == 0 || !same_columns)
                 x = load_shared<uint4>(token + i * kPanelColumns + (4 * block + q) * 8);
             const uint2 w = load_shared<uint2>(piece + pair + (4 * block + q) * kGroupBytes);
-            const uint32_t scales = load_shared<uint16_t>(piece + block * kUnitRows + 2 * g);
-            multiply_mxfp4_block(w, scales, x, block % 2 == 0 ? sums[i].even : sums[i].odd);
+            multiply_mxfp4_block(w, piece + block * kUnitRows + 2 * g, x,
+                                 block % 2 == 0 ? sums[i].even : sums[i].odd);
         }
     }
 }
@@ -164,8 +167,8 @@ __device__ inline void multiply_piece(const std::byte* piece, const uint16_t* to
         for (uint32_t block = 0; block < 4; ++block) {
             const uint2 w = group(4 * block + q);
             const uint4 x = load_shared<uint4>(token + (4 * block + q) * 8);
-            const uint32_t scales = load_shared<uint16_t>(piece + block * kUnitRows + 2 * g);
-            multiply_mxfp4_block(w, scales, x, block % 2 == 0 ? sums.even : sums.odd);
+            multiply_mxfp4_block(w, piece + block * kUnitRows + 2 * g, x,
+                                 block % 2 == 0 ? sums.even : sums.odd);
         }
     } else if constexpr (format == Format::fp8) {
         const float2 scale = load_shared<float2>(piece + g * 8);
@@ -227,15 +230,10 @@ __device__ inline void multiply_pieces(Format format, const std::byte* pieces,
     }
 }
 
-// Pieces of one unit; or, with `pairs`, of two that lie `apart` bytes apart, which then have sums of
-// their own. Without, the unit's are those of both.
+// Pieces of one unit; or, with `pairs`, of two that lie `apart` bytes apart.
 __device__ inline void multiply_item(Format format, const std::byte* pieces, bool pairs,
                                      uint32_t apart, const uint16_t* token, uint32_t count,
                                      TwoSums (&sums)[2]) {
-    if (format == Format::mxfp4 && pairs)
-        return multiply_mxfp4_two<true>(pieces, pieces + apart, token, sums);
-    if (format == Format::mxfp4 && count == 2)
-        return multiply_mxfp4_two<false>(pieces, pieces + piece_bytes(format), token, sums);
 #pragma unroll 1
     for (uint32_t unit = 0;; ++unit) {
         multiply_pieces(format, pieces + unit * apart, token, count, sums[0]);

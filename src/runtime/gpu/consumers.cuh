@@ -106,21 +106,106 @@ class Consumers : private Activations {
 
     __device__ __forceinline__ void matrix(const Phase& p) {
         const Items items(p, p.moe ? b_.routing().live : 0);
-        if (warp_ < kMultipliers) {
-            multiply(p, items);
-        } else if (!p.direct()) {
-            add(p, items);
+        if (warp_ >= kMultipliers) {
+            if (!p.direct()) add(p, items);
+            return;
         }
+        // Of experts in mxfp4 every warp has two pieces of a page: loops of their own, since what a
+        // warp does between two items it does alone, at ten cycles an instruction.
+        const bool two = p.matrix.format == Format::mxfp4 && p.page_items == kMultipliers;
+        if (two && p.item_units == 2) {
+            multiply_pairs(items);
+        } else if (two && p.direct() && p.item_pieces == 2) {
+            multiply_directly(items);
+        } else {
+            multiply(p, items);
+        }
+        stamp(&Stamp::streamed);
     }
 
     // Of more than two units a group is added up by one adder: its units, one after the other.
     __device__ static bool by_one_adder(const Phase& p) { return p.group_units > 2; }
 
+    // Where a multiplier stands: its next item of the block's, and the bundle that it has sums of.
+    struct Course {
+        uint32_t item, bundle, adder, end;
+    };
+
+    // Leaves all bundles that end before the multiplier's next item; how many.
+    __device__ __forceinline__ uint32_t leave_ended(const Items& items, bool one_adder, bool pairs,
+                                                    Course& at, TwoSums (&sums)[2]) {
+        uint32_t left = 0;
+        while (at.item >= at.end && at.bundle < items.bundles) {
+            const Watch watch(net_, b_.counts().stamp.summed);
+            leave(items.of_bundle(at.bundle), at.adder, pairs, sums);
+            at.end = items.of_bundle(++at.bundle).end;
+            if (!one_adder && ++at.adder == kAdders) at.adder = 0;
+            ++left;
+        }
+        return left;
+    }
+
+    __device__ __forceinline__ void wait_page() const {
+        const Watch watch(net_, b_.counts().stamp.paged);
+        b_.ring.wait_full(b_.place, b_.distress());
+    }
+    __device__ __forceinline__ void let_page_go() const {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) b_.ring.let_go(b_.place);
+        b_.place.advance(b_.ring.depth);
+    }
+    // A last page that has no item for this multiplier.
+    __device__ __forceinline__ void pass_last_page(const Items& items) const {
+        if (items.count % kMultipliers == 0 || warp_ < items.count % kMultipliers) return;
+        wait_page();
+        let_page_go();
+    }
+
+    // Gate and up, an item of every page.
+    __device__ __forceinline__ void multiply_pairs(const Items& items) {
+        constexpr uint32_t kItemBytes = panel_bytes(Format::mxfp4);
+        TwoSums sums[2];
+        Course at{warp_, 0, 0, items.of_bundle(0).end};
+        const uint16_t* token =
+            columns_of(threadIdx.x % 32 / 4) + (warp_ + items.before) * kPanelColumns;
+#pragma unroll 1
+        while (true) {
+            token -= leave_ended(items, false, true, at, sums) * items.per_bundle * kPanelColumns;
+            if (at.item >= items.count) break;
+            wait_page();
+            const std::byte* const piece = b_.ring.page(b_.place) + warp_ * kItemBytes;
+            multiply_mxfp4_two<true>(piece, piece + kMultipliers * kItemBytes, token, sums);
+            let_page_go();
+            at.item += kMultipliers;
+            token += kMultipliers * kPanelColumns;
+        }
+        pass_last_page(items);
+    }
+
+    // Experts' down, a unit of every page: nobody else has a part of its sums.
+    __device__ __forceinline__ void multiply_directly(const Items& items) {
+        constexpr uint32_t kPieceBytes = panel_bytes(Format::mxfp4);
+        const Quotient by_expert(items.expert_units());
+#pragma unroll 1
+        for (uint32_t item = warp_; item < items.count; item += kMultipliers) {
+            const uint32_t slot = by_expert.of(item), in_slot = item - slot * by_expert.divisor;
+            const uint16_t* const token = expert_columns(slot);
+            TwoSums sums[2];
+            wait_page();
+            const std::byte* const piece = b_.ring.page(b_.place) + 2 * warp_ * kPieceBytes;
+            multiply_mxfp4_two<false>(piece, piece + kPieceBytes, token, sums);
+            let_page_go();
+            sums[0] += sums[1];
+            contribute(items.own, slot, items.own.begin + in_slot, sums[0],
+                       unscale(Format::mxfp4));
+        }
+        pass_last_page(items);
+    }
+
     // All of the block's pages, by a multiplier: it has one item of a page at most, and looks at
-    // every page, so that it is never a turn of the ring ahead or behind. What is known before the
-    // loop lies in registers: waits make the compiler read memory anew, and what a warp does between
-    // two items it does alone, at ten cycles an instruction.
+    // every page, so that it is never a turn of the ring ahead or behind.
     __device__ __forceinline__ void multiply(const Phase& p, const Items& items) {
+        // Waits make the compiler read memory anew: what the loop needs lies in registers.
         const Format format = p.matrix.format;
         const uint32_t page_items = p.page_items, item_bytes = p.item_bytes,
                        item_pieces = p.item_pieces, columns = piece_columns(format) * item_pieces;
@@ -129,50 +214,35 @@ class Consumers : private Activations {
         const Quotient by_expert(items.expert_units() * items.per_bundle);
         const uint16_t* const row = columns_of(threadIdx.x % 32 / 4);
         TwoSums sums[2];
-        uint32_t item = warp_;  // the next, of the block's
-        uint32_t bundle = 0, adder = 0;
+        Course at{warp_, 0, 0, direct ? ~0u : items.of_bundle(0).end};
         uint32_t begin = 0u - items.before;  // of the bundle
-        uint32_t end = direct ? ~0u : items.of_bundle(0).end;
-        Place place = b_.place;
 #pragma unroll 1
         for (uint32_t first = 0;; first += page_items) {
-            while (item >= end && bundle < items.bundles) {
-                const Watch watch(net_, b_.counts().stamp.summed);
-                leave(items.of_bundle(bundle), adder, pairs, sums);
-                end = items.of_bundle(++bundle).end;
-                begin += items.per_bundle;
-                if (!one_adder && ++adder == kAdders) adder = 0;
-            }
+            begin += leave_ended(items, one_adder, pairs, at, sums) * items.per_bundle;
             if (first >= items.count) break;
-            {
-                const Watch watch(net_, b_.counts().stamp.paged);
-                b_.ring.wait_full(place, b_.distress());
-            }
-            const uint32_t mine = item - first;
-            if (mine < page_items && item < items.count) {
-                const std::byte* const at = b_.ring.page(place) + mine * item_bytes;
-                const uint16_t* token = row + (item - begin) * columns;
+            wait_page();
+            const uint32_t mine = at.item - first;
+            if (mine < page_items && at.item < items.count) {
+                const std::byte* const piece = b_.ring.page(b_.place) + mine * item_bytes;
+                const uint16_t* token = row + (at.item - begin) * columns;
                 uint32_t slot = 0, in_slot = 0;
                 if (experts_down) {
-                    slot = by_expert.of(item);
-                    in_slot = item - slot * by_expert.divisor;
-                    token = expert_columns(items, slot, in_slot, columns);
+                    slot = by_expert.of(at.item);
+                    in_slot = at.item - slot * by_expert.divisor;
+                    const uint32_t unit = divide(in_slot, items.per_bundle);
+                    token = expert_columns(slot) + (in_slot - unit * items.per_bundle) * columns;
                 }
-                multiply_item(format, at, pairs, page_items * item_bytes, token, item_pieces, sums);
+                multiply_item(format, piece, pairs, page_items * item_bytes, token, item_pieces,
+                              sums);
                 if (direct) {
-                    sums[0] += sums[1];
                     contribute(items.own, slot, items.own.begin + in_slot, sums[0],
                                unscale(format));
-                    sums[0] = sums[1] = {};
+                    sums[0] = {};
                 }
-                item += kMultipliers;
+                at.item += kMultipliers;
             }
-            __syncwarp();
-            if (threadIdx.x % 32 == 0) b_.ring.let_go(place);
-            place.advance(b_.ring.depth);
+            let_page_go();
         }
-        b_.place = place;
-        stamp(&Stamp::streamed);
     }
 
     __device__ const uint16_t* columns_of(uint32_t row) const {
@@ -181,13 +251,10 @@ class Consumers : private Activations {
 
     // An expert's down multiplies a row for each of its choices; where a token did not choose it,
     // the row of zeros behind them all.
-    __device__ const uint16_t* expert_columns(const Items& items, uint32_t slot, uint32_t in_slot,
-                                              uint32_t columns) const {
+    __device__ const uint16_t* expert_columns(uint32_t slot) const {
         uint32_t row = b_.routing().pair[slot][threadIdx.x % 32 / 4];
         if (row == kNoPair) row = step_.rows * net_.per_token;
-        const uint32_t in_bundle =
-            items.per_bundle == 1 ? 0 : in_slot - divide(in_slot, items.per_bundle) * items.per_bundle;
-        return columns_of(row) + in_bundle * columns;
+        return columns_of(row);
     }
 
     // What multipliers leave for an adder: [item modulo kMultipliers][unit][lane].
