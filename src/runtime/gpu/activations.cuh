@@ -42,6 +42,9 @@ class Activations : protected Results {
         const uint32_t padded = (width + 127) / 128 * 128;
         constexpr uint32_t kStep = kConsumerThreads * 8,
                            kTogether = 2;  // loads are in flight together
+        // Gains come with the rows, or they would be waited for after them.
+        for (uint32_t at = threadIdx.x * 8; at < width; at += kStep)
+            ask_ahead(p.gains != nullptr ? static_cast<const void*>(p.gains + at) : p.gain + at);
 #pragma unroll 1
         for (uint32_t at = threadIdx.x * 8; at < padded; at += kTogether * kStep) {
             Eight values[kTogether][kTokens];

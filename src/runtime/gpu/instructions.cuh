@@ -92,27 +92,9 @@ __device__ inline uint32_t wrap_acq_rel_gpu(uint32_t* counter, uint32_t highest)
     return before;
 }
 
-// ---- Shared memory ------------------------------------------------------------------------------
-
-__device__ inline uint32_t wrap_acq_rel_block(uint32_t* counter, uint32_t highest) {
-    uint32_t before;
-    asm volatile("atom.acq_rel.cta.shared::cta.inc.u32 %0, [%1], %2;"
-                 : "=r"(before)
-                 : "r"(shared_address(counter)), "r"(highest)
-                 : "memory");
-    return before;
-}
-__device__ inline void store_release_block(uint32_t* to, uint32_t value) {
-    asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(shared_address(to)), "r"(value)
-                 : "memory");
-}
-__device__ inline uint32_t load_acquire_block(const uint32_t* from) {
-    uint32_t value;
-    asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];"
-                 : "=r"(value)
-                 : "r"(shared_address(from))
-                 : "memory");
-    return value;
+// Asks for a line of global memory, for a load that comes soon.
+__device__ inline void ask_ahead(const void* from) {
+    asm volatile("prefetch.global.L1 [%0];" ::"l"(from));
 }
 
 // ---- Barriers of pages, and bulk copies ---------------------------------------------------------

@@ -60,18 +60,7 @@ inline uint32_t wrap_acq_rel_gpu(uint32_t* counter, uint32_t highest) {
     return before;
 }
 
-// ---- Shared memory ------------------------------------------------------------------------------
-
-inline uint32_t wrap_acq_rel_block(uint32_t* counter, uint32_t highest) {
-    return wrap_acq_rel_gpu(counter, highest);
-}
-inline void store_release_block(uint32_t* to, uint32_t value) {
-    *to = value;
-    emulated::tell_block();
-}
-inline uint32_t load_acquire_block(const uint32_t* from) {
-    return *static_cast<const volatile uint32_t*>(from);
-}
+inline void ask_ahead(const void*) {}
 
 // ---- Barriers of pages, and bulk copies ---------------------------------------------------------
 
