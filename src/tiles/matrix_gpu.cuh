@@ -1,14 +1,13 @@
-// One panel of a matrix against eight tokens, by one warp: the matrix kernels of the GPU. It reads
-// the CPU's tile order (tiles/packed.h) as it is, but for the bits within a word of mxfp4
-// (tiles/e2m1_gpu.h): weights are the M operand of mma.m16n8k16, a unit's 16 rows by 16 columns,
-// and the eight tokens are N. Sums are float, one after another in the order of columns; a token's
-// sum does not depend on the others'.
+// One panel of a matrix against eight tokens, by one warp: the matrix kernels of the GPU. Panels
+// are the CPU's (tiles/packed.h), but for the bits within a word of mxfp4 (tiles/e2m1_gpu.h) and
+// for halves of groups that change places (swaps_halves): weights are the M operand of
+// mma.m16n8k16, a unit's 16 rows by 16 columns, and the eight tokens are N. Sums are float, one
+// after another in the order of columns; a token's sum does not depend on the others'.
 //
-// The tile order was made for lanes of a vector, and fits a warp without a move: of the 64-byte
-// group (4 bytes of each of 16 rows) a lane takes the 8 bytes of two neighbouring rows, so that a
-// warp reads four groups in one go, 256 bytes without a bank conflict. The mma's rows r and r + 8
-// are then the unit's rows 2r and 2r + 1, and which columns meet in which step of k is the lanes'
-// own matter as long as weights and activations agree.
+// The tile order was made for lanes of a vector, and fits a warp, too: of the 64-byte group (4
+// bytes of each of 16 rows) a lane takes the 8 bytes of two neighbouring rows, a warp four groups
+// in one go. The mma's rows r and r + 8 are then the unit's rows 2r and 2r + 1, and which columns
+// meet in which step of k is the lanes' own matter as long as weights and activations agree.
 //
 //   format  a lane reads of a step   becomes bf16 by
 //   mxfp4   8 columns of 2 rows      bits moved to their places: exact
@@ -91,15 +90,18 @@ __device__ inline T load_shared(const void* at) {
     return *static_cast<const T*>(at);
 }
 
-// A group of columns has eight pairs of rows, 8 bytes each. In every second two groups (of f32 four)
-// its halves change places: a load of 8 bytes is made for half a warp at a time, whose lanes want
-// the same half of four groups, and those would lie in the same banks. So a lane finds its pair where
-// pair_place says, in every group that it reads.
+// A group of columns has eight pairs of rows, 8 bytes each. In every second two groups (of f32
+// four) its halves change places: loads of 8 bytes are made for half a warp at a time, whose lanes
+// want the same half of four groups, which would lie in the same banks, two by two. So a lane finds
+// its pair where pair_place says, in every group that it reads: of f32, where the lane reads four
+// in a row, two by two still meet instead of four.
 constexpr __host__ __device__ bool swaps_halves(Format format, uint32_t group) {
     return (group >> (format == Format::f32 ? 2 : 1) & 1) != 0;
 }
-constexpr __host__ __device__ uint32_t pair_place(Format format, uint32_t pair, uint32_t lane_group) {
-    return swaps_halves(format, format == Format::f32 ? 4 * lane_group : lane_group) ? pair ^ 4 : pair;
+constexpr __host__ __device__ uint32_t pair_place(Format format, uint32_t pair,
+                                                  uint32_t lane_group) {
+    return swaps_halves(format, format == Format::f32 ? 4 * lane_group : lane_group) ? pair ^ 4
+                                                                                     : pair;
 }
 
 // Pieces of 128 columns, or of f32 64: what a page holds whole ones of.
@@ -134,8 +136,7 @@ template <bool same_columns>
 __device__ inline void multiply_mxfp4_two(const std::byte* first, const std::byte* second,
                                           const uint16_t* token, TwoSums (&sums)[2]) {
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    const uint32_t pair =
-        panel_scale_bytes(Format::mxfp4) + pair_place(Format::mxfp4, g, q) * 8;
+    const uint32_t pair = panel_scale_bytes(Format::mxfp4) + pair_place(Format::mxfp4, g, q) * 8;
 #pragma unroll
     for (uint32_t block = 0; block < 4; ++block) {
         uint4 x{};

@@ -88,8 +88,8 @@ __device__ inline void attend_chunk(const View& b, const Phase& p, const Run& ru
     const uint32_t part = warp / sharers(h), first_dim = warp % sharers(h) * kValueDims;
     const bool has_part = part < block_parts(h);  // or is a warp too many
     uint32_t* const tile = tile_at(b, h, part);
-    // The part's tiles of the chunk that are seen: which part a tile belongs to is a matter of where
-    // the tile is, not of what is seen.
+    // The part's tiles of the chunk that are seen: which part a tile belongs to is a matter of
+    // where the tile is, not of what is seen.
     const uint32_t stride = block_parts(h) * kKeyTile;
     uint32_t at = begin + part * kKeyTile;
     if (at + kKeyTile <= first) at += (divide(first - at - kKeyTile, stride) + 1) * stride;

@@ -16,7 +16,8 @@ inline constexpr uint32_t kConsumersBarrier = 1;
 
 // Counts of a block, in shared memory.
 struct Counts {
-    // By adder: full when all multipliers have left what it adds up next, and when it has read that.
+    // By adder: full when all multipliers have left what it adds up next, and when it has read
+    // that.
     PageBarrier left[kAdders], added[kAdders];
     uint32_t last;    // whether this block's arrival was the last of all
     uint64_t passed;  // signals of the barrier that the block's first thread has waited for
@@ -117,8 +118,7 @@ __device__ inline Range share_of(uint32_t total, uint32_t index, uint32_t count)
 struct Quotient {
     uint32_t divisor, inverse;
 
-    explicit __device__ Quotient(uint32_t by)
-        : divisor(by), inverse(by > 1 ? ~0u / by + 1 : 0) {}
+    explicit __device__ Quotient(uint32_t by) : divisor(by), inverse(by > 1 ? ~0u / by + 1 : 0) {}
     __device__ uint32_t of(uint32_t value) const {
         return divisor > 1 ? __umulhi(value, inverse) : value;
     }
@@ -133,10 +133,10 @@ __device__ inline uint32_t owner_of(uint32_t total, uint32_t at, uint32_t count)
 // and the consumers. Units that are multiplied together are a bundle, and a bundle has the items of
 // one. A matrix that every step needs is a run of items, bundle by bundle; it is cut into groups
 // that one epilogue needs together, a group into `cuts` parts, and a block has a run of parts. Of
-// experts' gate and up a block has pairs of units, each whole; of their down the same units of every
-// live expert. No sum is cut in a way that depends on the rows of a step or on which experts are
-// live: of a bundle, or a block's part of one, the sums of every kMultipliers-th item come together,
-// and those are added up in order.
+// experts' gate and up a block has pairs of units, each whole; of their down the same units of
+// every live expert. No sum is cut in a way that depends on the rows of a step or on which experts
+// are live: of a bundle, or a block's part of one, the sums of every kMultipliers-th item come
+// together, and those are added up in order.
 struct Items {
     uint32_t per_bundle, per_group, groups, cuts;
     Range own;         // items; of experts: pairs, or units

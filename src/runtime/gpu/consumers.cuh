@@ -1,6 +1,6 @@
 // The consumers: warps that do a phase's work on their block's share. Between phases they wait for
-// all blocks. Where weights stream, multipliers wait for pages alone: items are dealt out among them,
-// and each leaves what it has of a bundle of units for one of the adders.
+// all blocks. Where weights stream, multipliers wait for pages alone: items are dealt out among
+// them, and each leaves what it has of a bundle of units for one of the adders.
 #pragma once
 
 #include "runtime/gpu/activations.cuh"
@@ -196,8 +196,7 @@ class Consumers : private Activations {
             multiply_mxfp4_two<false>(piece, piece + kPieceBytes, token, sums);
             let_page_go();
             sums[0] += sums[1];
-            contribute(items.own, slot, items.own.begin + in_slot, sums[0],
-                       unscale(Format::mxfp4));
+            contribute(items.own, slot, items.own.begin + in_slot, sums[0], unscale(Format::mxfp4));
         }
         pass_last_page(items);
     }

@@ -88,8 +88,8 @@ cudaError_t arrange_panels(std::byte* panels, uint64_t bytes, Format format) {
 
 cudaError_t fill_panels(std::byte* data, uint64_t bytes, Format format, float size, uint64_t seed) {
     const cudaLaunchConfig_t config = config_of(bytes / 4);
-    const cudaError_t filled = cudaLaunchKernelEx(
-        &config, fill, reinterpret_cast<uint32_t*>(data), bytes / 4, format, size, seed);
+    const cudaError_t filled = cudaLaunchKernelEx(&config, fill, reinterpret_cast<uint32_t*>(data),
+                                                  bytes / 4, format, size, seed);
     // So that a seed's weights are the same whatever the GPU's order is.
     return filled != cudaSuccess ? filled : arrange_panels(data, bytes, format);
 }

@@ -1,5 +1,5 @@
-// The loader: one thread that streams the pages of weights which its block's consumers will want, in
-// their order, as far ahead as the ring is deep. Weights are never waited for, whatever the
+// The loader: one thread that streams the pages of weights which its block's consumers will want,
+// in their order, as far ahead as the ring is deep. Weights are never waited for, whatever the
 // consumers still wait for, except those of experts: which they are is known once the rows are
 // routed.
 #pragma once
@@ -44,8 +44,8 @@ class Loader {
 
     // The block's stretch `index`: a bundle where that has two units, of experts' down an expert's
     // part, else all there is.
-    __device__ static Stretch stretch_of(const Phase& p, const Items& items,
-                                         const Routing& routing, uint32_t index) {
+    __device__ static Stretch stretch_of(const Phase& p, const Items& items, const Routing& routing,
+                                         uint32_t index) {
         const std::byte* from = p.matrix.data;
         const auto expert = [&](uint32_t slot) { return routing.expert[slot] * p.expert_bytes; };
         if (p.moe && p.op == Op::down)

@@ -13,9 +13,9 @@ namespace tessera::gpu {
 
 inline constexpr uint32_t kRowsMax = 8;       // of a step: the N of an mma
 inline constexpr uint32_t kHeadUnitsMax = 8;  // units of a drafter's head: 128 dims
-// Of a ring of weights: an item for every multiplier of gate and up in mxfp4 and of fp8, for half of
-// them of bf16. Two or three such pages in each SM keep the memory busy (docs/GPU.md), and what a
-// warp does once a page is as long as a panel's products.
+// Of a ring of weights: an item for every multiplier of gate and up in mxfp4 and of fp8, for half
+// of them of bf16. Two or three such pages in each SM keep the memory busy (docs/GPU.md), and what
+// a warp does once a page is as long as a panel's products.
 inline constexpr uint32_t kPageBytes = 26112;
 // Warps of a block, but for the one that loads. Four warps on each of an SM's four parts leave a
 // thread 128 registers. Where weights stream, three of each part multiply and others add up.
@@ -59,9 +59,9 @@ struct Phase {
     bool moe;      // gate_up and down of experts
     bool sliding;  // the kind of its attention
     uint16_t layer;
-    uint16_t norm;         // kNorm...: of the activations; of an exchange: its slot, kPartial...
-    uint16_t tap;          // 1 + which tap of the drafter's the stream is, or 0
-    PackedMatrix matrix;   // of one expert, where there are many
+    uint16_t norm;        // kNorm...: of the activations; of an exchange: its slot, kPartial...
+    uint16_t tap;         // 1 + which tap of the drafter's the stream is, or 0
+    PackedMatrix matrix;  // of one expert, where there are many
     // What one warp multiplies at a time: the same piece of a unit, or of gate and up of both; of
     // experts' down a whole unit if that is short. Its units, each with so many pieces and bytes of
     // it; and how many items there are of a unit, and of a page.

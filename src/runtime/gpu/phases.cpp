@@ -12,8 +12,7 @@ namespace tessera::gpu {
 namespace {
 
 // What decides how a matrix is cut: what a block streams, and what it takes to add up a group that
-// blocks share: an arrival, a read of the parts, and the barriers of the block around them. For an
-// H100; the second is an estimate.
+// blocks share: an arrival and a read of the parts. For an H100; the second is an estimate.
 constexpr double kBytesPerUs = 24e3, kSharedUs = 3;
 constexpr uint32_t kCutsMax = 16;
 // An expert's unit of down is one warp's if it has at most so many pieces: longer ones would leave
@@ -233,8 +232,7 @@ class Compiler {
         // Shares are made in 32 bits.
         const uint64_t most =
             std::max<uint64_t>(uint64_t{m.units()} * kCutsMax, uint64_t{m.units()} * kRoutePairs);
-        if (most * (blocks_ + 1) > UINT32_MAX ||
-            uint64_t{m.units()} * pieces > UINT32_MAX / 64)
+        if (most * (blocks_ + 1) > UINT32_MAX || uint64_t{m.units()} * pieces > UINT32_MAX / 64)
             fail("GPU: {} of layer {} has {} x {} weights, more than a phase takes", op_name(p.op),
                  p.layer, m.rows, m.columns);
     }
@@ -356,8 +354,8 @@ CacheLayout::CacheLayout(const Shape& shape, uint32_t ranks, uint32_t context) {
 
 Heads heads_of(const AttentionShape& a, uint32_t ranks, uint32_t angles, uint32_t context) {
     const AttentionPart part = attention_part(a, 0, ranks);
-    // A chunk is a task. Of a short window there is one: what it takes to merge several is more than
-    // they save. Else there are as many as give the blocks of a card a task each, at 8 rows.
+    // A chunk is a task. Of a short window there is one: what it takes to merge several is more
+    // than they save. Else there are as many as give the blocks of a card a task each, at 8 rows.
     constexpr uint32_t kTasks = 128, kChunk = 48, kShort = 256, kWhole = 1u << 20;
     const uint32_t kv_heads = part.kv_heads.count();
     const uint32_t tiles = kv_heads * ((part.group() * kRowsMax + kQueries - 1) / kQueries);
@@ -399,15 +397,16 @@ Shared lay_out(const SharedNeeds& needs, uint32_t available) {
     at.deposits = take(kDepositBytes);
     at.sums = take(needs.sums * kUnitBytes);
     // Where every expert's unit is one page, what it gives needs no deposits.
-    at.contributions =
-        needs.direct && needs.contributions <= kDepositBytes ? at.deposits : take(needs.contributions);
+    at.contributions = needs.direct && needs.contributions <= kDepositBytes
+                           ? at.deposits
+                           : take(needs.contributions);
     at.routing = take(sizeof(Routing) + kCountsBytes);
     at.step = take(sizeof(Step));
     at.phases = take(2 * sizeof(Phase));
     at.ring = next;
 
     constexpr uint32_t kPlace = kPageBytes + 16;  // and its two barriers
-    constexpr uint32_t kPagesMin = 3;  // as far as a warp may be behind who waits for it
+    constexpr uint32_t kPagesMin = 3;             // as far as a warp may be behind who waits for it
     if (at.ring + kPagesMin * kPlace > available)
         fail(
             "GPU: activations of 8 rows take {} kB of a block's {} kB of shared memory, which "

@@ -71,8 +71,7 @@ class Results : protected Worker {
                     const uint32_t to = p.moe ? b_.routing().pair[slot][t] : t;
                     if (to == kNoPair) break;
                     uint16_t* const gated_to = net_.gated + to * net_.gated_columns + row;
-                    gated_to[0] =
-                        static_cast<uint16_t>(gated(low, i == 0 ? second.x : second.y));
+                    gated_to[0] = static_cast<uint16_t>(gated(low, i == 0 ? second.x : second.y));
                     if (has_high)
                         gated_to[1] =
                             static_cast<uint16_t>(gated(high, i == 0 ? second.z : second.w));

@@ -76,11 +76,15 @@ class Writer {
     }
 
   private:
-    __device__ bool first_thread() const { return threadIdx.x == 0; }
+    __device__ bool first_thread() const {
+        return threadIdx.x == 0;
+    }
     __device__ Distress* distress() const {
         return static_cast<Distress*>(l_.turns[kTarget].network.distress);
     }
-    __device__ Step& step() const { return View{l_.turns[kTarget].network, memory_}.step(); }
+    __device__ Step& step() const {
+        return View{l_.turns[kTarget].network, memory_}.step();
+    }
 
     // All phases of a step that the first thread has written.
     __device__ __forceinline__ void pass(const Turn& turn) {
@@ -168,7 +172,8 @@ class Writer {
     // By one warp.
     __device__ void count_experts() {
         uint32_t live = 0;
-        for (uint32_t i = threadIdx.x; i < l_.layers; i += 32) live += l_.turns[kTarget].network.live[i];
+        for (uint32_t i = threadIdx.x; i < l_.layers; i += 32)
+            live += l_.turns[kTarget].network.live[i];
         live = __reduce_add_sync(~0u, live);
         if (first_thread()) told_.round.live_experts = live;
     }

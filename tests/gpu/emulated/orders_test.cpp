@@ -30,8 +30,7 @@ TEST_F(Orders, ChangeNoBitOfAStep) {
         const auto expected = graph.read_all(tokens, 8);
         // As few places for pages as there can be: each has many turns. (With a ring as deep as a
         // card's, warps that trust a place's parity alone are not found here.)
-        settings().shared_bytes =
-            graph.walker().network().shared.ring + 3 * (gpu::kPageBytes + 16);
+        settings().shared_bytes = graph.walker().network().shared.ring + 3 * (gpu::kPageBytes + 16);
         for (uint64_t seed = 1; seed <= 3; ++seed) {
             settings().seed = seed * 10 + multiprocessors;
             Device device(packed, gpu::Path::persistent, 256);

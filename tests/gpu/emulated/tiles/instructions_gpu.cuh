@@ -34,7 +34,10 @@ inline void unpack_e4m3(uint32_t word, float (&values)[4]) {
     // The code's bits in a float's places are 2^-120 of its value, subnormal ones too.
     for (uint32_t i = 0; i < 4; ++i) {
         const uint32_t code = word >> 8 * i & 0xffu;
-        values[i] = (code & 0x7fu) == 0x7fu ? NAN : std::bit_cast<float>((code & 0x80u) << 24 | (code & 0x7fu) << 20) * 0x1p120f;
+        values[i] =
+            (code & 0x7fu) == 0x7fu
+                ? NAN
+                : std::bit_cast<float>((code & 0x80u) << 24 | (code & 0x7fu) << 20) * 0x1p120f;
     }
 }
 
