@@ -2,7 +2,7 @@
 # bench/gpu/check.sh BUILD OUT: the GPU's tests and figures, from a build that was made here or elsewhere
 # (BUILD/tests/gpu_tests, BUILD/bench/gpu_steps). In order: tests; the tests once more under
 # compute-sanitizer where it is (small shapes); the card's ceiling; the bundled model; one rank of eight of
-# V2.5-Pro with random weights (74 GB). A minute on an H100. OUT gets a log and JSON of each. With PEERS, a
+# V2.5-Pro with random weights (74 GB). A minute on one Hopper card. OUT gets a log and JSON of each. With PEERS, a
 # Python environment (bench/gpu/peers/README.md), PyTorch and llama.cpp on the same card behind them; the experts'
 # kernel for PyTorch is looked for in PYTHONPATH.
 set -uo pipefail
