@@ -35,25 +35,11 @@ __device__ inline uint32_t multiply_bf16(uint32_t a, uint32_t b) {
     return product;
 }
 
-// Four e4m3 codes as floats, by way of f16, which has all of their values.
-__device__ inline void unpack_e4m3(uint32_t word, float (&values)[4]) {
-    uint32_t low, high;
-    asm("{\n.reg .b16 a, b;\n"
-        "mov.b32 {a, b}, %2;\n"
-        "cvt.rn.f16x2.e4m3x2 %0, a;\n"
-        "cvt.rn.f16x2.e4m3x2 %1, b;\n}"
-        : "=r"(low), "=r"(high)
-        : "r"(word));
-    const auto widen = [](uint32_t halves, float& first, float& second) {
-        asm("{\n.reg .b16 a, b;\n"
-            "mov.b32 {a, b}, %2;\n"
-            "cvt.f32.f16 %0, a;\n"
-            "cvt.f32.f16 %1, b;\n}"
-            : "=f"(first), "=f"(second)
-            : "r"(halves));
-    };
-    widen(low, values[0], values[1]);
-    widen(high, values[2], values[3]);
+// The same plus a third pair, rounded once, too.
+__device__ inline uint32_t multiply_add_bf16(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t sum;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    return sum;
 }
 
 // 16 rows by 16 columns of `a` times 16 by 8 of `b` onto `c`, by all lanes of a warp. Of lane
@@ -69,9 +55,9 @@ __device__ inline void mma_m16n8k16(float (&c)[4], uint32_t a0, uint32_t a1, uin
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// Copies 16 bytes into shared memory, which are there for this thread after copies_done().
-__device__ inline void copy_async(uint32_t* to, const std::byte* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+// Copies a word into shared memory, which is there for this thread after copies_done().
+__device__ inline void copy_async(uint32_t* to, const uint32_t* from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(
                      static_cast<uint32_t>(__cvta_generic_to_shared(to))),
                  "l"(from)
                  : "memory");

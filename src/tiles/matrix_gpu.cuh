@@ -1,8 +1,9 @@
 // One panel of a matrix against eight tokens, by one warp: the matrix kernels of the GPU. Panels
-// are the CPU's (tiles/packed.h), but for the bits within a word of mxfp4 (tiles/e2m1_gpu.h) and
-// for halves of groups that change places (swaps_halves): weights are the M operand of
-// mma.m16n8k16, a unit's 16 rows by 16 columns, and the eight tokens are N. Sums are float, one
-// after another in the order of columns; a token's sum does not depend on the others'.
+// are the CPU's (tiles/packed.h), but for the bits within a word of mxfp4 and fp8
+// (tiles/e2m1_gpu.h, e4m3_gpu.h), fp8's scales, and halves of groups that change places
+// (swaps_halves): weights are the M operand of mma.m16n8k16, a unit's 16 rows by 16 columns, and
+// the eight tokens are N. Sums are float, one after another in the order of columns; a token's sum
+// does not depend on the others'.
 //
 // The tile order was made for lanes of a vector, and fits a warp, too: of the 64-byte group (4
 // bytes of each of 16 rows) a lane takes the 8 bytes of two neighbouring rows, a warp four groups
@@ -11,7 +12,7 @@
 //
 //   format  a lane reads of a step   becomes bf16 by
 //   mxfp4   8 columns of 2 rows      bits moved to their places: exact
-//   fp8     4 columns of 2 rows      a float, times the scale, rounded: as published
+//   fp8     4 columns of 2 rows      the same, then times the scale, rounded: as published
 //   bf16    2 x 2 columns of 2 rows  nothing
 //   f32     4 columns of 2 rows      three bf16 terms that add up to it exactly: three mma
 #pragma once
@@ -20,6 +21,7 @@
 #include <cstdint>
 
 #include "tiles/e2m1_gpu.h"
+#include "tiles/e4m3_gpu.h"
 #include "tiles/packed.h"
 #include "tiles/rows_gpu.cuh"
 
@@ -42,7 +44,10 @@ inline constexpr float kActivationScale = 0x1p64f;
 
 // What sums are multiplied by when all columns are in.
 constexpr __host__ __device__ float unscale(Format format) {
-    return format == Format::mxfp4 ? 0x1p62f : 0x1p-64f;
+    constexpr float kScaled = 1 / kActivationScale;
+    return format == Format::mxfp4 ? 0x1p126f * kScaled
+           : format == Format::fp8 ? 0x1p120f / kE4m3ScaleFactor * kScaled
+                                   : kScaled;
 }
 
 // Four sums of a lane: row 2 * (lane / 4) of tokens 2 * (lane % 4) and the next, then the next row.
@@ -69,13 +74,24 @@ __device__ inline void mma(Sums& c, uint32_t a0, uint32_t a1, uint32_t a2, uint3
     mma_m16n8k16(c.at, a0, a1, a2, a3, b0, b1);
 }
 
-// Four columns of fp8 (bytes 0, 2, 1, 3) times their scale, rounded to bf16.
-__device__ inline uint2 e4m3_columns(uint32_t word, float scale) {
-    float values[4];
-    unpack_e4m3(word, values);
-    return {pack_bf16(values[0] * scale, values[2] * scale),
-            pack_bf16(values[1] * scale, values[3] * scale)};
-}
+// A row's scale of fp8, each part in both halves of a word.
+struct E4m3Scale {
+    uint32_t high, low;
+
+    static __device__ E4m3Scale of(uint32_t both) {
+        return {__byte_perm(both, both, 0x1010), __byte_perm(both, both, 0x3232)};
+    }
+
+    // Four columns of fp8 times their scale, rounded to bf16.
+    __device__ uint2 columns(uint32_t word) const {
+        const E4m3Pairs codes = e4m3_pairs(word);
+        return {times(codes.at[0]), times(codes.at[1])};
+    }
+
+    __device__ uint32_t times(uint32_t pair) const {
+        return multiply_add_bf16(pair, high, multiply_bf16(pair, low));
+    }
+};
 
 // The next bf16 term of two floats, cut off rather than rounded, and what is left of them.
 __device__ inline uint32_t take_term(float& low, float& high) {
@@ -172,12 +188,13 @@ __device__ inline void multiply_piece(const std::byte* piece, const uint16_t* to
                                  block % 2 == 0 ? sums.even : sums.odd);
         }
     } else if constexpr (format == Format::fp8) {
-        const float2 scale = load_shared<float2>(piece + g * 8);
+        const auto scales = load_shared<uint2>(piece + g * 8);
+        const E4m3Scale first = E4m3Scale::of(scales.x), second = E4m3Scale::of(scales.y);
 #pragma unroll
         for (uint32_t step = 0; step < 8; ++step) {
             const uint2 w = group(4 * step + q);
             const uint2 x = load_shared<uint2>(token + (4 * step + q) * 4);
-            const uint2 a = e4m3_columns(w.x, scale.x), b = e4m3_columns(w.y, scale.y);
+            const uint2 a = first.columns(w.x), b = second.columns(w.y);
             mma(step % 2 == 0 ? sums.even : sums.odd, a.x, b.x, a.y, b.y, x.x, x.y);
         }
     } else if constexpr (format == Format::bf16) {

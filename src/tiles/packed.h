@@ -1,5 +1,6 @@
 // The tile order of weights: what weights/pack writes and every matrix kernel reads, the same bytes
-// for every instruction set; a GPU has mxfp4's bits in an order of its own (tiles/e2m1_gpu.h).
+// for every instruction set; a GPU has the bits of mxfp4 and fp8 in orders of its own
+// (tiles/e2m1_gpu.h, e4m3_gpu.h).
 //
 // A matrix is cut into units of 16 output rows, a unit into panels of 128 input columns. The 16
 // rows are the 16 lanes of a kernel's accumulator, so a panel is a run of 64-byte words groups in

@@ -31,6 +31,12 @@ __device__ inline float warp_sum(float x) {
     return x;
 }
 
+// One over the root of a mean square, within two units in the last place: IEEE's root and quotient
+// are calls, which cost registers wherever they stand.
+__device__ inline float inverse_root(float squares, uint32_t count, float epsilon) {
+    return rsqrtf(__fdividef(squares, static_cast<float>(count)) + epsilon);
+}
+
 // bf16(silu(bf16(gate)) * bf16(up)).
 __device__ inline uint32_t gated(float gate, float up) {
     const float g = round_to_bf16(gate);
@@ -240,7 +246,7 @@ __device__ inline void choose_experts(const float* logits, const float* bias, ui
     const float divisor = normalize ? sum + 1e-20f : 1.0f;
     const float chosen = lane < per_token ? weight[lane] : 0;
     __syncwarp();
-    if (lane < per_token) weight[lane] = chosen / divisor * scale;
+    if (lane < per_token) weight[lane] = __fdividef(chosen, divisor) * scale;
 }
 
 // A row's part of the slots, by one warp, when every row has chosen; `pair` was set to kNoPair.

@@ -105,6 +105,29 @@ TEST_F(Gpu, GainsAsFloatsGiveTheSameBits) {
               Device(packed, Path::persistent).read_all(tokens, 8));
 }
 
+// One rank of two that hears its own partials in its peer's place is a model of half the heads and
+// half the columns: exchanges, and norms by the squares that they leave, against neither.
+TEST_F(Gpu, ARankThatHearsItselfIsAModelOfItsOwn) {
+    const Toy toy(test::toy_shape(kShapes[0].second));
+    const PackedWeights packed = toy.pack(2);
+    gpu::DeviceWeights whole = gpu::upload(packed, 0);
+    whole.ranks = 1;
+    whole.shape.vocab = whole.vocab.count();
+    for (AttentionShape* a : {&whole.shape.full, &whole.shape.sliding}) {
+        a->heads /= 2;
+        a->kv_heads /= 2;
+    }
+    whole.shape.dense_width /= 2;
+    whole.shape.expert_width /= 2;
+    const uint32_t vocab = whole.shape.vocab;
+    const auto tokens = seeded_tokens(sized(96, 16), vocab);
+    const auto expected = Device(std::move(whole), Path::persistent).read_all(tokens, 8);
+    const auto found = Device(packed, Path::persistent).read_all(tokens, 8);
+    EXPECT_LE(median_difference(found, expected, vocab), 3e-3);
+    EXPECT_EQ(Device(packed, Path::graph).read_all(tokens, 8), found);
+    EXPECT_EQ(Device(packed, Path::persistent).read_all(tokens, 3), found);
+}
+
 // Few and short steps of a small model, for tools that make a kernel a hundred times slower.
 TEST_F(Gpu, ASmallModelForTheSanitizers) {
     const Toy toy(test::toy_shape(kShapes[0].second));

@@ -45,7 +45,11 @@ class Device {
            const gpu::Kernel& kernel = gpu::kWalk)
         : weights_(std::move(weights)),
           walker_(gpu::target_program(weights_, context, nullptr), weights_,
-                  {.path = path, .context = context, .kernel = &kernel}, stream()),
+                  {.path = path,
+                   .context = context,
+                   .loop_back = weights_.ranks > 1,
+                   .kernel = &kernel},
+                  stream()),
           cache_(walker_.cache()) {}
 
     // Logits of every token, in steps of `rows`.

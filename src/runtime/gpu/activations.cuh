@@ -2,6 +2,8 @@
 // block.
 #pragma once
 
+#include <type_traits>
+
 #include "runtime/gpu/results.cuh"
 
 namespace tessera::gpu {
@@ -31,48 +33,98 @@ class Activations : protected Results {
     }
 
     // All rows at once: a thread has the same columns of every row, so that it asks for the gains
-    // once. A row's squares are added up by column, lane and warp.
+    // once.
     __device__ void normalize(const Phase& p) {
+        if (p.gains != nullptr) {
+            normalize<Eight>(p, p.gains);
+        } else {
+            normalize<FloatGains>(p, p.gain);
+        }
+    }
+
+    template <typename Gains, typename Value>
+    __device__ __forceinline__ void normalize(const Phase& p, const Value* gains) {
         const bool context = p.norm == kNormContext;
         const uint32_t rows = context ? step_.context_rows : step_.rows, width = net_.hidden;
         const uint16_t* const from = context ? net_.fused : net_.residual;
         stride_ = activation_stride(width);
-        uint16_t* const out = b_.activations();
-        float sums[kTokens] = {};
         const uint32_t padded = (width + 127) / 128 * 128;
+        // Columns whose loads are in flight together: twice as many take all registers there are.
         constexpr uint32_t kStep = kConsumerThreads * 8,
-                           kTogether = 2;  // loads are in flight together
-        // Gains come with the rows, or they would be waited for after them.
-        for (uint32_t at = threadIdx.x * 8; at < width; at += kStep)
-            ask_ahead(p.gains != nullptr ? static_cast<const void*>(p.gains + at) : p.gain + at);
+                           kTogether = std::is_same_v<Gains, Eight> ? 2 : 1;
+        for (uint32_t row = blockIdx.x; p.tap > 0 && row < rows; row += gridDim.x) keep_tap(p, row);
+        if (!p.summed) sum_squares(from, rows, width);
+        uint16_t* const out = b_.activations();
+        // All threads' first turn, whether they have columns or not: they meet in it.
+        uint32_t at = threadIdx.x * 8;
 #pragma unroll 1
-        for (uint32_t at = threadIdx.x * 8; at < padded; at += kTogether * kStep) {
+        do {
             Eight values[kTogether][kTokens];
 #pragma unroll
-            for (uint32_t i = 0; i < kTogether; ++i)
+            for (uint32_t i = 0; i < kTogether; ++i) {
+                const uint32_t column = at + i * kStep;
+                // For when the rows are there: in registers they would be too many.
+                if (column < width) ask_ahead(gains + column);
 #pragma unroll
                 for (uint32_t row = 0; row < kTokens; ++row)
-                    values[i][row] = row < rows && at + i * kStep < width
-                                         ? Eight::load(from + row * width + at + i * kStep)
+                    values[i][row] = row < rows && column < width
+                                         ? Eight::load(from + row * width + column)
                                          : Eight{};
+            }
+            if (at < kStep) invert_roots(p.summed, rows, width);
 #pragma unroll
             for (uint32_t i = 0; i < kTogether; ++i) {
-                if (at + i * kStep >= padded) break;
+                const uint32_t column = at + i * kStep;
+                if (column >= padded) break;
+                const Gains own =
+                    column < width ? Gains::ask(gains + column).times(kActivationScale) : Gains{};
 #pragma unroll
-                for (uint32_t row = 0; row < kTokens; ++row) {
-                    values[i][row].store(out + row * stride_ + at + i * kStep);
-                    sums[row] += values[i][row].squares();
-                }
+                for (uint32_t row = 0; row < kTokens; ++row)
+                    values[i][row].normed(inverses()[row], own).store(out + row * stride_ + column);
             }
+            at += kTogether * kStep;
+        } while (at < padded);
+    }
+
+    // Of rows that nobody has summed yet: every warp's share of a row's squares, [warp][row] of the
+    // deposits, which are free between phases.
+    __device__ void sum_squares(const uint16_t* from, uint32_t rows, uint32_t width) {
+        float sums[kTokens] = {};
+#pragma unroll 1
+        for (uint32_t at = threadIdx.x * 8; at < width; at += kConsumerThreads * 8) {
+#pragma unroll
+            for (uint32_t row = 0; row < kTokens; ++row)
+                if (row < rows) sums[row] += Eight::load(from + row * width + at).squares();
         }
         const float squares = sum_by_row(sums);
-        if (threadIdx.x % 4 == 0)
-            b_.deposits()[warp_ * kTokens + threadIdx.x % 32 / 4] = squares;  // free between phases
-        if (p.gains != nullptr) {
-            scale_rows<Eight>(p, p.gains, rows, width);
-        } else {
-            scale_rows<FloatGains>(p, p.gain, rows, width);
+        if (threadIdx.x % 4 == 0) b_.deposits()[warp_ * kTokens + threadIdx.x % 32 / 4] = squares;
+        sync_consumers();
+    }
+
+    // One over the root of each row's mean square: behind warps' shares of them.
+    __device__ float* inverses() const {
+        return b_.deposits() + kConsumers * kTokens;
+    }
+
+    // A warp a row adds up what blocks (summed) or warps have of it, in their order.
+    __device__ __forceinline__ void invert_roots(bool summed, uint32_t rows, uint32_t width) {
+        static_assert(kConsumers >= kTokens);
+        if (warp_ < kTokens) {
+            const uint32_t lane = threadIdx.x % 32;
+            float sum = 0;
+            if (warp_ < rows) {
+                const float* const of =
+                    summed ? net_.squares + warp_ * gridDim.x : b_.deposits() + warp_;
+                const uint32_t count = summed ? gridDim.x : kConsumers;
+                const uint32_t apart = summed ? 1 : kTokens;
+#pragma unroll 5
+                for (uint32_t i = lane; i < count; i += 32) sum += of[i * apart];
+            }
+            sum = warp_sum(sum);
+            if (lane == 0)
+                inverses()[warp_] = warp_ < rows ? inverse_root(sum, width, net_.epsilon) : 0.0f;
         }
+        sync_consumers();
     }
 
     // Of eight rows' numbers in every lane, the sums over a warp: row lane / 4's to that lane.
@@ -95,50 +147,13 @@ class Activations : protected Results {
         return rows[0];
     }
 
-    // What normalize has left in shared memory, by its squares and the gains.
-    template <typename Gains, typename Value>
-    __device__ __forceinline__ void scale_rows(const Phase& p, const Value* gains, uint32_t rows,
-                                               uint32_t width) {
-        uint16_t* const out = b_.activations();
-        // The gains of the first columns are on their way meanwhile.
-        const auto ask = [&](uint32_t at) { return at < width ? Gains::ask(gains + at) : Gains{}; };
-        Gains gain = ask(threadIdx.x * 8);
-        // A thread's own columns: they need no barrier.
-        for (uint32_t row = blockIdx.x; p.tap > 0 && row < rows; row += gridDim.x) keep_tap(p, row);
-        sync_consumers();
-        // Of row lane / 4, by four lanes; then every lane gets all rows'.
-        float sum = 0;
-#pragma unroll
-        for (uint32_t i = 0; i < (kConsumers + 3) / 4; ++i) {
-            const uint32_t warp = 4 * i + threadIdx.x % 4;
-            if (warp < kConsumers) sum += b_.deposits()[warp * kTokens + threadIdx.x % 32 / 4];
-        }
-        sum += __shfl_xor_sync(~0u, sum, 1);
-        sum += __shfl_xor_sync(~0u, sum, 2);
-        const float inverse = 1.0f / sqrtf(sum / static_cast<float>(width) + net_.epsilon);
-        float inverses[kTokens];
-#pragma unroll
-        for (uint32_t row = 0; row < kTokens; ++row)
-            inverses[row] = __shfl_sync(~0u, inverse, 4 * row);
-#pragma unroll 1
-        for (uint32_t at = threadIdx.x * 8; at < width; at += kConsumerThreads * 8) {
-            const Gains own = gain.times(kActivationScale);
-            gain = ask(at + kConsumerThreads * 8);
-#pragma unroll
-            for (uint32_t row = 0; row < kTokens; ++row) {
-                uint16_t* const to = out + row * stride_ + at;
-                Eight::load(to).normed(inverses[row], own).store(to);
-            }
-        }
-    }
-
     // The stream as it is, for the drafter: by one block.
     __device__ void keep_tap(const Phase& p, uint32_t row) {
         uint16_t* const to = step_.taps[row];
         if (to == nullptr) return;
 #pragma unroll 1
         for (uint32_t at = threadIdx.x * 8; at < net_.hidden; at += kConsumerThreads * 8)
-            Eight::load(b_.activations() + row * stride_ + at)
+            Eight::load(net_.residual + row * net_.hidden + at)
                 .store(to + (p.tap - 1u) * net_.hidden + at);
     }
 

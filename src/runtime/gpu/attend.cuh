@@ -1,6 +1,7 @@
 // The phase of attention: which tasks there are, who does them, and how their parts become one. A
-// task is a kv head, 16 of its queries, and one chunk of keys; whoever finishes the last chunk of
-// 16 queries merges them.
+// task is a kv head, 16 of its queries, one chunk of keys, and of short windows a share of the
+// values' dims: few keys leave most of a card's SMs without work, and to add up chunks takes longer
+// than to make scores again. Whoever finishes the last chunk of 16 queries merges them.
 #pragma once
 
 #include "runtime/gpu/block.cuh"
@@ -26,99 +27,92 @@ struct Tasks {
           tiles((queries + kQueries - 1) / kQueries),
           first_chunk(divide(seen_by(h, run, draft, 0).first, h.chunk)),
           chunks(divide(run.position + run.rows - 1, h.chunk) - first_chunk + 1) {}
-
-    __device__ uint32_t count(const Heads& h) const { return h.kv_heads * tiles * chunks; }
 };
 
 struct Task {
-    uint32_t kv, tile, chunk, chunks;
-    uint32_t index;  // of the 16 queries, over all runs
+    uint32_t kv, tile;
+    uint32_t begin;            // of its keys
+    uint32_t chunk, chunks;    // of those that the queries see
+    uint32_t first_dim, dims;  // of the values
+    uint32_t index;            // of the 16 queries and the share of dims, over all runs
 };
 
-// Warps that share keys, each with sums for kValueDims dims; and the parts that a chunk's warps
-// make.
-__device__ inline uint32_t sharers(const Heads& h) {
-    return tile_sharers(h.v_head_dim);
-}
-__device__ inline uint32_t block_parts(const Heads& h) {
-    return kConsumers / sharers(h);
-}
+struct Query {
+    uint32_t row, head;  // of the run; of the kv head's
+};
 
-// Where a part of the block lies; behind them lie the queries, and the parts' tiles.
+// Where a warp's part lies; behind the parts lie the queries.
 __device__ inline float* part_at(const View& b, const Heads& h, uint32_t part) {
-    return reinterpret_cast<float*>(b.activations()) + part * part_floats(h.v_head_dim);
+    return reinterpret_cast<float*>(b.activations()) + part * part_floats(h.dims);
 }
 
-__device__ inline uint4* queries_at(const View& b, const Heads& h) {
-    return reinterpret_cast<uint4*>(part_at(b, h, block_parts(h)));
-}
-__device__ inline uint32_t* tile_at(const View& b, const Heads& h, uint32_t part) {
-    return reinterpret_cast<uint32_t*>(queries_at(b, h) + h.head_dim / 16 * 32) +
-           part * tile_words(h.head_dim, h.v_head_dim);
-}
-
-// A barrier among the warps of a part.
-__device__ inline void sync_part(const Heads& h, uint32_t part) {
-    if (sharers(h) == 1) return __syncwarp();
-    sync_threads(kConsumersBarrier + 1 + part, sharers(h) * 32);
-}
-
-// One warp's tiles of the chunk.
-__device__ inline void attend_chunk(const View& b, const Phase& p, const Run& run, const Task& task,
-                                    uint32_t begin) {
+// A warp's tiles of the chunk, into its part.
+__device__ inline void attend_chunk(const View& b, const Phase& p, const Run& run,
+                                    const Task& task) {
     const Heads& h = b.heads(p);
-    const uint32_t warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4;
-    uint4* const operands = queries_at(b, h);
-    const uint16_t* from[2];
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint32_t first = seen_by(h, run, b.net.draft, 0).first;
+    const uint32_t end = min(task.begin + h.chunk, run.position + run.rows);
+    const std::byte* const keys = b.cache_head(p, run.cache, task.kv);
+    const std::byte* const values = keys + p.cache.key_bytes(h) + task.first_dim * 4;
+    // The warp's tiles of the chunk that are seen: whose a tile is is a matter of where it is, not
+    // of what is seen.
+    constexpr uint32_t kApart = kAttendWarps * kKeyTile;
+    uint32_t at = task.begin + warp * kKeyTile;
+    if (at + kKeyTile <= first) at += (divide(first - at - kKeyTile, kApart) + 1) * kApart;
+    TileKeys tile;
+    // Whether or not there is a tile at `at`, its place holds one. Values come to the first cache
+    // meanwhile: eight rows of up to four lines.
+    const auto ask = [&] {
+        const uint32_t place = at % p.cache.ring;
+        tile.load(keys + uint64_t{place} * h.head_dim * 2, h.head_dim);
+        const uint32_t dim = lane / 8 * kValueDims;
+        if (dim < task.dims)
+            ask_ahead(values + (uint64_t{place / 2 + lane % 8} * h.v_head_dim + dim) * 4);
+    };
+    ask();
+    auto* const operands = reinterpret_cast<uint4*>(part_at(b, h, kAttendWarps));
+    // Row and head of the lane's queries, or no row.
+    const auto query_of = [&](uint32_t half) {
+        const uint32_t query = task.tile * kQueries + lane / 4 + 8 * half;
+        const uint32_t of_group = divide(query, run.rows);
+        return of_group < h.group() ? Query{query - of_group * run.rows, of_group}
+                                    : Query{run.rows, 0};
+    };
+    static_assert(kConsumers * 16 >= kHeadDimMax);
+    if (warp * 16 < h.head_dim) {
+        const uint16_t* from[2];
+#pragma unroll
+        for (uint32_t half = 0; half < 2; ++half) {
+            const Query query = query_of(half);
+            const uint32_t head = task.kv * h.group() + query.head;
+            from[half] =
+                query.row < run.rows
+                    ? b.net.query + (uint64_t{run.first + query.row} * h.heads + head) * h.head_dim
+                    : nullptr;
+        }
+        store_queries(from[0], from[1], warp, operands);
+    }
+    sync_consumers();
+    if (warp >= kAttendWarps) return;
     Seen seen[2];
 #pragma unroll
     for (uint32_t half = 0; half < 2; ++half) {
-        const uint32_t query = task.tile * kQueries + g + 8 * half;
-        const bool exists = query < h.group() * run.rows;
-        const uint32_t of_group = divide(query, run.rows), row = query - of_group * run.rows;
-        const uint32_t head = task.kv * h.group() + of_group;
-        from[half] = exists
-                         ? b.net.query + (uint64_t{run.first + row} * h.heads + head) * h.head_dim
-                         : nullptr;
-        seen[half] = exists ? seen_by(h, run, b.net.draft, row) : Seen{0, 0};
+        const uint32_t row = query_of(half).row;
+        seen[half] = row < run.rows ? seen_by(h, run, b.net.draft, row) : Seen{0, 0};
     }
-    const uint32_t first = seen_by(h, run, b.net.draft, 0).first;
-    const uint32_t end = min(begin + h.chunk, run.position + run.rows);
-    const std::byte* const keys = b.cache_head(p, run.cache, task.kv);
-    const uint32_t part = warp / sharers(h), first_dim = warp % sharers(h) * kValueDims;
-    const bool has_part = part < block_parts(h);  // or is a warp too many
-    uint32_t* const tile = tile_at(b, h, part);
-    // The part's tiles of the chunk that are seen: which part a tile belongs to is a matter of
-    // where the tile is, not of what is seen.
-    const uint32_t stride = block_parts(h) * kKeyTile;
-    uint32_t at = begin + part * kKeyTile;
-    if (at + kKeyTile <= first) at += (divide(first - at - kKeyTile, stride) + 1) * stride;
-    const auto ask = [&] {
-        const uint32_t place = at % p.cache.ring, sharing = sharers(h) * 32;
-        ask_for_tile(keys + uint64_t{place} * h.head_dim * 2,
-                     keys + p.cache.key_bytes(h) + uint64_t{place} * h.v_head_dim * 2, h.head_dim,
-                     h.v_head_dim, tile, threadIdx.x - part * sharing, sharing);
-    };
-    if (has_part && at < end) ask();
-#pragma unroll 1
-    for (uint32_t step = warp; step * 16 < h.head_dim; step += kConsumers)
-        store_queries(from[0], from[1], step, operands);
-    copies_done();
-    sync_consumers();
-    if (!has_part) return;
+    float* const part = part_at(b, h, warp);
     AttentionSums sums;
 #pragma unroll 1
-    while (at < end) {
-        attend_tile(operands, {tile, tile + key_words(h.head_dim), at}, seen, h.head_dim,
-                    h.v_head_dim, first_dim, h.scale * kLog2e, sums);
-        at += stride;
+    for (bool has = at < end; has;) {
+        const TileScores scores(operands, tile, h.head_dim);
+        attend_tile(scores, at, seen, values + uint64_t{at % p.cache.ring} * h.v_head_dim * 2,
+                    h.v_head_dim, task.dims, h.scale * kLog2e, sums, part);
+        at += kApart;
         if (at >= end) break;
-        sync_part(h, part);  // all have read the tile
         ask();
-        copies_done();
-        sync_part(h, part);
     }
-    store_part(sums, h.v_head_dim, first_dim, part_at(b, h, part));
+    store_sums(sums, part);
 }
 
 // Writes eight values of a query's output, from dim `dim`.
@@ -134,52 +128,47 @@ __device__ inline void mix(const View& b, const Phase& p, const Run& run, const 
     const float share = output_share(merged, sink);
     const float4 low = merged.value[0], high = merged.value[1];
     *reinterpret_cast<uint4*>(b.net.mixed + (uint64_t{row} * h.heads + head) * h.v_head_dim +
-                              dim) = {
+                              task.first_dim + dim) = {
         pack_bf16(low.x * share, low.y * share), pack_bf16(low.z * share, low.w * share),
         pack_bf16(high.x * share, high.y * share), pack_bf16(high.z * share, high.w * share)};
 }
 
-// Task `next` of the run, whose first 16 queries are the step's `first_tile`.
 __device__ inline void attend_task(const View& b, const Phase& p, const Run& run,
-                                   const Tasks& tasks, uint32_t next, uint32_t first_tile) {
+                                   const Task& task) {
     const Heads& h = b.heads(p);
-    const uint32_t width = h.v_head_dim, eights = width / 8;
-    const uint32_t tile = divide(next, tasks.chunks), kv = divide(tile, tasks.tiles);
-    const Task task{kv, tile - kv * tasks.tiles, next - tile * tasks.chunks, tasks.chunks,
-                    first_tile + tile};
-    attend_chunk(b, p, run, task, (tasks.first_chunk + task.chunk) * h.chunk);
+    attend_chunk(b, p, run, task);
     sync_consumers();
     // First the warps' parts become the chunk's; then, by whoever is last, the chunks' become the
     // output.
     float* const chunks =
-        b.net.parts + uint64_t{task.index} * b.net.part_chunks * part_floats(width);
-    float* const chunk = chunks + task.chunk * part_floats(width);
+        b.net.parts + uint64_t{task.index} * b.net.part_chunks * part_floats(h.dims);
+    float* const chunk = chunks + task.chunk * part_floats(h.dims);
     float* const own = part_at(b, h, 0);
     const float* parts = own;
-    uint32_t count = block_parts(h), number_stride = part_floats(width);
-    bool output = task.chunks == 1;
+    const uint32_t eights = task.dims / 8;
+    uint32_t count = kAttendWarps, number_stride = part_floats(h.dims);
+    bool last = task.chunks == 1;
 #pragma unroll 1
     while (true) {
 #pragma unroll 1
         for (uint32_t i = threadIdx.x; i < kQueries * eights; i += kConsumerThreads) {
             const uint32_t query = divide(i, eights), dim = (i - query * eights) * 8;
-            const Merged merged = merge_parts(own, number_stride, parts, part_floats(width), count,
-                                              query, dim, width);
-            if (output) {
+            const Merged merged = merge_parts(own, number_stride, parts, count, query, dim, h.dims);
+            if (last) {
                 mix(b, p, run, task, query, dim, merged);
             } else {
                 if (dim == 0) {
                     chunk[query] = merged.highest;
                     chunk[kQueries + query] = merged.total;
                 }
-                auto* const to =
-                    reinterpret_cast<float4*>(chunk + 2 * kQueries + query * width + dim);
+                auto* const to = reinterpret_cast<float4*>(chunk + 2 * kQueries +
+                                                           query * part_stride(h.dims) + dim);
                 to[0] = merged.value[0];
                 to[1] = merged.value[1];
             }
         }
         sync_consumers();
-        if (output) return;
+        if (last) return;
         if (threadIdx.x == 0)
             b.counts().last = arrive_last(&b.net.arrivals[p.counters + task.index], task.chunks);
         sync_consumers();
@@ -187,27 +176,52 @@ __device__ inline void attend_task(const View& b, const Phase& p, const Run& run
             // All chunks' numbers at once; their values as they are needed.
 #pragma unroll 1
         for (uint32_t i = threadIdx.x; i < task.chunks * 2 * kQueries; i += kConsumerThreads)
-            own[i] = chunks[i / (2 * kQueries) * part_floats(width) + i % (2 * kQueries)];
+            own[i] = chunks[i / (2 * kQueries) * part_floats(h.dims) + i % (2 * kQueries)];
         parts = chunks;
         count = task.chunks;
         number_stride = 2 * kQueries;
-        output = true;
+        last = true;
         sync_consumers();
     }
 }
 
+// The step's task `next`, and whose it is. False if there are not so many.
+__device__ inline bool find_task(const View& b, const Heads& h, uint32_t next, Task& task,
+                                 uint32_t& run_index) {
+    uint32_t outputs_before = 0;
+#pragma unroll 1
+    for (run_index = 0; run_index < b.step().runs; ++run_index) {
+        const Tasks tasks(h, b.step().run[run_index], b.net.draft);
+        const uint32_t outputs = h.kv_heads * tasks.tiles * h.dim_shares;
+        if (next >= outputs * tasks.chunks) {
+            next -= outputs * tasks.chunks;
+            outputs_before += outputs;
+            continue;
+        }
+        const uint32_t output = divide(next, tasks.chunks), tile = divide(output, h.dim_shares);
+        const uint32_t kv = divide(tile, tasks.tiles);
+        const uint32_t first_dim = (output - tile * h.dim_shares) * h.dims;
+        const uint32_t chunk = next - output * tasks.chunks;
+        task = {kv,
+                tile - kv * tasks.tiles,
+                (tasks.first_chunk + chunk) * h.chunk,
+                chunk,
+                tasks.chunks,
+                first_dim,
+                min(h.dims, h.v_head_dim - first_dim),
+                outputs_before + output};
+        return true;
+    }
+    return false;
+}
+
 __device__ inline void attend(const View& b, const Phase& p) {
     const Heads& h = b.heads(p);
-    uint32_t next = blockIdx.x, tiles = 0;
-    for (uint32_t i = 0; i < b.step().runs; ++i) {
-        const Run& run = b.step().run[i];
-        const Tasks tasks(h, run, b.net.draft);
-        const uint32_t count = tasks.count(h);
+    Task task;
+    uint32_t run;
 #pragma unroll 1
-        for (; next < count; next += gridDim.x) attend_task(b, p, run, tasks, next, tiles);
-        next -= count;
-        tiles += h.kv_heads * tasks.tiles;
-    }
+    for (uint32_t next = blockIdx.x; find_task(b, h, next, task, run); next += gridDim.x)
+        attend_task(b, p, b.step().run[run], task);
 }
 
 }  // namespace tessera::gpu

@@ -13,16 +13,14 @@ class Consumers : private Activations {
   public:
     __device__ explicit Consumers(Block& block) : Activations(block) {}
 
-    // What a phase is lies in shared memory before it begins: its words are asked for one phase
-    // ahead.
+    // What a phase is lies in shared memory before it begins: it is on its way one phase ahead.
     __device__ __forceinline__ void run(uint32_t begin, uint32_t end) {
-        uint32_t word = word_of(begin);
+        ask_for_phase(begin);
         for (uint32_t i = begin; i < end; ++i) {
-            if (threadIdx.x < kPhaseWords)
-                reinterpret_cast<uint32_t*>(&b_.phase(i))[threadIdx.x] = word;
-            if (i + 1 < end) word = word_of(i + 1);
+            copies_done();
             stamp(&Stamp::arrived);
             sync_consumers();
+            if (i + 1 < end) ask_for_phase(i + 1);
             // Of a launch's first phase the launch itself is the barrier.
             if (b_.phase(i).barrier && i > begin) all_blocks(i);
             stamp(&Stamp::began);
@@ -59,11 +57,10 @@ class Consumers : private Activations {
         uint64_t began_ = 0;
     };
 
-    static constexpr uint32_t kPhaseWords = sizeof(Phase) / 4;
-    __device__ uint32_t word_of(uint32_t phase) const {
-        return threadIdx.x < kPhaseWords
-                   ? reinterpret_cast<const uint32_t*>(&b_.phases[phase])[threadIdx.x]
-                   : 0;
+    __device__ void ask_for_phase(uint32_t index) const {
+        if (threadIdx.x < sizeof(Phase) / 4)
+            copy_async(reinterpret_cast<uint32_t*>(&b_.phase(index)) + threadIdx.x,
+                       reinterpret_cast<const uint32_t*>(&b_.phases[index]) + threadIdx.x);
     }
 
     // After sync_consumers; before phase `index`.
@@ -110,12 +107,15 @@ class Consumers : private Activations {
             if (!p.direct()) add(p, items);
             return;
         }
-        // Of experts in mxfp4 every warp has two pieces of a page: loops of their own, since what a
-        // warp does between two items it does alone, at ten cycles an instruction.
-        const bool two = p.matrix.format == Format::mxfp4 && p.page_items == kMultipliers;
-        if (two && p.item_units == 2) {
-            multiply_pairs(items);
-        } else if (two && p.direct() && p.item_pieces == 2) {
+        // Where every warp has an item of a page: loops of their own, since what a warp does
+        // between two items it does alone, at ten cycles an instruction.
+        const bool all = p.page_items == kMultipliers;
+        const bool mxfp4 = p.matrix.format == Format::mxfp4, fp8 = p.matrix.format == Format::fp8;
+        if (all && mxfp4 && p.item_units == 2) {
+            multiply_all<Format::mxfp4>(items);
+        } else if (all && fp8 && p.group_units == 1 && !p.moe) {
+            multiply_all<Format::fp8>(items);
+        } else if (all && mxfp4 && p.direct() && p.item_pieces == 2) {
             multiply_directly(items);
         } else {
             multiply(p, items);
@@ -161,20 +161,26 @@ class Consumers : private Activations {
         let_page_go();
     }
 
-    // Gate and up, an item of every page.
-    __device__ __forceinline__ void multiply_pairs(const Items& items) {
-        constexpr uint32_t kItemBytes = panel_bytes(Format::mxfp4);
+    // Gate and up in mxfp4, or units in fp8: an item of every page, of one piece.
+    template <Format format>
+    __device__ __forceinline__ void multiply_all(const Items& items) {
+        constexpr uint32_t kItemBytes = panel_bytes(format);
+        constexpr bool kPairs = format == Format::mxfp4;
         TwoSums sums[2];
         Course at{warp_, 0, 0, items.of_bundle(0).end};
         const uint16_t* token =
             columns_of(threadIdx.x % 32 / 4) + (warp_ + items.before) * kPanelColumns;
 #pragma unroll 1
         while (true) {
-            token -= leave_ended(items, false, true, at, sums) * items.per_bundle * kPanelColumns;
+            token -= leave_ended(items, false, kPairs, at, sums) * items.per_bundle * kPanelColumns;
             if (at.item >= items.count) break;
             wait_page();
             const std::byte* const piece = b_.ring.page(b_.place) + warp_ * kItemBytes;
-            multiply_mxfp4_two<true>(piece, piece + kMultipliers * kItemBytes, token, sums);
+            if constexpr (kPairs) {
+                multiply_mxfp4_two<true>(piece, piece + kMultipliers * kItemBytes, token, sums);
+            } else {
+                multiply_piece<format>(piece, token, sums[0]);
+            }
             let_page_go();
             at.item += kMultipliers;
             token += kMultipliers * kPanelColumns;

@@ -2,6 +2,7 @@
 
 #include "runtime/gpu/fill.h"
 #include "tiles/e2m1_gpu.h"
+#include "tiles/e4m3_gpu.h"
 #include "tiles/instructions_gpu.cuh"
 #include "tiles/matrix_gpu.cuh"
 
@@ -47,11 +48,31 @@ __global__ void fill(uint32_t* data, uint64_t words, Format format, float size, 
         data[i] = word_of(format, i, size, seed);
 }
 
-// By pairs of rows: words of mxfp4 get the GPU's order of bits, and halves of groups change places.
+// Scales of fp8 as the GPU has them, before codes are: those of a row with a code that is no number
+// become none either.
+__global__ void arrange_e4m3_scales(uint32_t* panels, uint64_t scales) {
+    constexpr uint32_t kGroups = kPanelColumns / 4;
+    for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < scales;
+         i += uint64_t{gridDim.x} * blockDim.x) {
+        uint32_t* const scale =
+            panels + i / kUnitRows * (panel_bytes(Format::fp8) / 4) + i % kUnitRows;
+        bool numbers = true;
+        for (uint32_t group = 0; group < kGroups; ++group) {
+            const uint32_t codes = scale[(1 + group) * kUnitRows] & 0x7f7f7f7fu;
+            numbers = numbers && ((codes + 0x01010101u) & 0x80808080u) == 0;
+        }
+        *scale = e4m3_scale_for_gpu(numbers ? __uint_as_float(*scale) : NAN);
+    }
+}
+
+// By pairs of rows: words of mxfp4 and fp8 get the GPU's order of bits, and halves of groups change
+// places.
 __global__ void arrange(uint2* panels, uint64_t pairs, Format format) {
     const uint32_t of_panel = panel_bytes(format) / 8, scales = panel_scale_bytes(format) / 8;
     const auto arranged = [&](uint2 pair) {
-        return format == Format::mxfp4 ? uint2{e2m1_for_gpu(pair.x), e2m1_for_gpu(pair.y)} : pair;
+        return format == Format::mxfp4 ? uint2{e2m1_for_gpu(pair.x), e2m1_for_gpu(pair.y)}
+               : format == Format::fp8 ? uint2{e4m3_for_gpu(pair.x), e4m3_for_gpu(pair.y)}
+                                       : pair;
     };
     for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < pairs;
          i += uint64_t{gridDim.x} * blockDim.x) {
@@ -81,6 +102,13 @@ cudaLaunchConfig_t config_of(uint64_t words) {
 }  // namespace
 
 cudaError_t arrange_panels(std::byte* panels, uint64_t bytes, Format format) {
+    if (format == Format::fp8) {
+        const uint64_t scales = bytes / panel_bytes(format) * kUnitRows;
+        const cudaLaunchConfig_t of_scales = config_of(scales);
+        const cudaError_t arranged = cudaLaunchKernelEx(
+            &of_scales, arrange_e4m3_scales, reinterpret_cast<uint32_t*>(panels), scales);
+        if (arranged != cudaSuccess) return arranged;
+    }
     const cudaLaunchConfig_t config = config_of(bytes / 8);
     return cudaLaunchKernelEx(&config, arrange, reinterpret_cast<uint2*>(panels), bytes / 8,
                               format);

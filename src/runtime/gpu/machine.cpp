@@ -75,7 +75,7 @@ Walker::Walker(const Program& program, const DeviceWeights& weights, const Optio
     n.embedding = reinterpret_cast<const uint16_t*>(weights.embedding);
     n.mask = reinterpret_cast<const uint16_t*>(weights.mask);
     n.ranks = r.ranks;
-    n.loop_back = options.loop_back;
+    n.share = options.loop_back ? 1.0f / static_cast<float>(r.ranks) : 1.0f;
     CHECK(r.ranks == 1 || options.loop_back);
     n.part_chunks = list_.part_chunks;
     n.distress = distress_.data();
@@ -134,6 +134,7 @@ void Walker::take_buffers(const Shape& s, const PlanRequest& r) {
     const uint64_t parts = place(list_.part_floats * list_.part_chunks * 4);
     const uint64_t partials = place(list_.partial_floats * 4);
     const uint64_t inbox = place(n.ranks > 1 ? 3ull * n.ranks * kRowsMax * s.hidden * 4 : 0);
+    const uint64_t squares = place(n.ranks > 1 ? uint64_t{kRowsMax} * blocks_ * 4 : 0);
     const uint64_t arrivals = place(list_.counters * 4ull);
     const uint64_t barrier = place(8);
     const uint64_t live = place(s.layers * 4ull);
@@ -152,6 +153,7 @@ void Walker::take_buffers(const Shape& s, const PlanRequest& r) {
     at(n.parts, parts);
     at(n.partials, partials);
     at(n.inbox, inbox);
+    at(n.squares, squares);
     at(n.arrivals, arrivals);
     at(n.barrier, barrier);
     at(n.live, live);

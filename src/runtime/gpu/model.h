@@ -30,6 +30,8 @@ struct Heads {
     uint32_t window;       // 0: all
     uint32_t angles;       // where its (cos, sin) begin in a row of angles
     uint32_t chunk;        // keys of one task of attention, a multiple of kKeyTile
+    uint32_t dims;         // of the values, that a task has: a multiple of 32, or all
+    uint32_t dim_shares;   // tasks that share the values' dims
     float scale;           // of a score
     uint32_t group_heads;  // query heads of a kv head
 
@@ -61,6 +63,7 @@ struct Phase {
     uint16_t layer;
     uint16_t norm;        // kNorm...: of the activations; of an exchange: its slot, kPartial...
     uint16_t tap;         // 1 + which tap of the drafter's the stream is, or 0
+    bool summed;          // of a norm: an exchange has left its rows' squares
     PackedMatrix matrix;  // of one expert, where there are many
     // What one warp multiplies at a time: the same piece of a unit, or of gate and up of both; of
     // experts' down a whole unit if that is short. Its units, each with so many pieces and bytes of
@@ -129,11 +132,12 @@ struct Network {
     float* partials;  // matrices: groups, pieces, units * 128
 
     // Ranks joined by exchanges: rank r's partial [rows, hidden] of the sum `slot` is at
-    // inbox + (slot * ranks + r) * rows * hidden. With `loop_back` there is one card: it writes
-    // what it would send to its peers into its own memory, and divides the sum by their number.
+    // inbox + (slot * ranks + r) * rows * hidden. On one card, which writes what it would send to
+    // its peers into its own memory, `share` of the sum is taken, one over their number.
     uint32_t ranks;
-    bool loop_back;
+    float share;
     float* inbox;
+    float* squares;  // rows, blocks: of what an exchange wrote last, its share of a row's squares
 
     uint32_t* arrivals;  // counters that wrap
     uint64_t* barrier;   // event

@@ -79,12 +79,10 @@ class Compiler {
             fail("GPU: {} experts, {} a token; at most {} and {}", s_.experts, s_.experts_per_token,
                  kRouteExperts, kRouteChoices);
         for (const AttentionShape* a : {&s_.full, &s_.sliding}) {
-            if (a->head_dim % 16 != 0 || a->v_head_dim % 16 != 0 || a->head_dim > 192 ||
-                a->v_head_dim > 128)
-                fail(
-                    "GPU: heads of {} and {} dims; the GPU takes multiples of 16, up to 192 and "
-                    "128",
-                    a->head_dim, a->v_head_dim);
+            if (a->head_dim % 16 != 0 || a->v_head_dim % 16 != 0 || a->head_dim > kHeadDimMax ||
+                a->v_head_dim > kValueDimMax)
+                fail("GPU: heads of {} and {} dims; the GPU takes multiples of 16, up to {} and {}",
+                     a->head_dim, a->v_head_dim, kHeadDimMax, kValueDimMax);
             if (r_.draft && (a->head_dim != a->v_head_dim || a->head_dim > 16 * kHeadUnitsMax))
                 fail("GPU: a drafter's heads of {} and {} dims; the GPU takes equal ones up to {}",
                      a->head_dim, a->v_head_dim, 16 * kHeadUnitsMax);
@@ -111,6 +109,7 @@ class Compiler {
                 return;
             case Op::exchange:
                 phase(tile).norm = tile.slot;
+                (tile.slot == kPartialFuse ? fused_summed_ : summed_) = true;
                 return;
             case Op::router:
                 matrix(normed(tile), layer.router);
@@ -172,6 +171,7 @@ class Compiler {
         Phase& p = phase(tile);
         p.norm = norm_.slot;
         p.tap = norm_.part;
+        p.summed = summed_;
         const PackedLayer& of = weights_.layers[norm_.layer];
         if (norm_.slot == kNormInput) {
             set_gains(p, of.input_norm, 2u * norm_.layer);
@@ -273,16 +273,13 @@ class Compiler {
         const Heads h = heads_of(a, r_.ranks, 0, r_.context);
         // Every run of rows has whole tiles of its own.
         const uint32_t tiles = h.kv_heads * (h.group() * kRowsMax / 16 + kRowsMax);
-        p.counters = take_counters(tiles);
+        p.counters = take_counters(tiles * h.dim_shares);
         const uint32_t chunks =
             (p.sliding ? std::min(r_.context, a.window + kRowsMax) : r_.context) / h.chunk + 2;
-        const uint32_t part = part_floats(a.v_head_dim);
         out_.part_chunks = std::max(out_.part_chunks, chunks);
-        out_.part_floats = std::max(out_.part_floats, uint64_t{tiles} * part);
-        // As attend.cuh has them: parts, queries, and every part's tile.
-        const uint32_t parts = kConsumers / tile_sharers(a.v_head_dim);
-        const uint32_t words = parts * (part + tile_words(a.head_dim, a.v_head_dim));
-        need_activations(words * 4 + a.head_dim / 16 * 512);
+        out_.part_floats =
+            std::max(out_.part_floats, uint64_t{tiles} * h.dim_shares * part_floats(h.dims));
+        need_activations(attention_bytes(a.head_dim, h.dims));
     }
 
     // Keys and values of the context, for all layers: they wait for nothing but the context's norm.
@@ -294,6 +291,7 @@ class Compiler {
             tile.layer = static_cast<uint16_t>(i);
             Phase& p = phase(tile);
             p.norm = kNormContext;
+            p.summed = fused_summed_;
             set_gains(p, weights_.context_norm, 2 * s_.layers + 1);
             p.barrier = i == 0;
             p.keeps = i > 0;
@@ -336,6 +334,7 @@ class Compiler {
     PhaseList out_;
     Tile norm_, context_norm_;
     bool context_taken_ = false;
+    bool summed_ = false, fused_summed_ = false;  // by an exchange: the stream, the context
     uint64_t partials_ = 0;
 };
 
@@ -355,14 +354,19 @@ CacheLayout::CacheLayout(const Shape& shape, uint32_t ranks, uint32_t context) {
 Heads heads_of(const AttentionShape& a, uint32_t ranks, uint32_t angles, uint32_t context) {
     const AttentionPart part = attention_part(a, 0, ranks);
     // A chunk is a task. Of a short window there is one: what it takes to merge several is more
-    // than they save. Else there are as many as give the blocks of a card a task each, at 8 rows.
-    constexpr uint32_t kTasks = 128, kChunk = 48, kShort = 256, kWhole = 1u << 20;
+    // than they save; its tasks have a share of the values' dims each, if there are blocks for
+    // them. Else there are as many as give the blocks of a card a task each, at 8 rows.
+    constexpr uint32_t kTasks = 128, kChunk = kAttendWarps * kKeyTile, kShort = 256,
+                       kWhole = 1u << 20;
     const uint32_t kv_heads = part.kv_heads.count();
     const uint32_t tiles = kv_heads * ((part.group() * kRowsMax + kQueries - 1) / kQueries);
     const uint32_t keys = a.window > 0 ? a.window : context, chunks = std::max(1u, kTasks / tiles);
     const uint32_t chunk = a.window > 0 && a.window <= kShort
                                ? kWhole
                                : std::max(kChunk, padded((keys + chunks - 1) / chunks, kChunk));
+    const bool whole = chunk == kWhole;
+    const uint32_t shares = (a.v_head_dim + kValueDims - 1) / kValueDims;
+    const bool shared = whole && tiles * shares <= kTasks;
     return {part.heads.count(),
             part.kv_heads.count(),
             a.head_dim,
@@ -371,6 +375,8 @@ Heads heads_of(const AttentionShape& a, uint32_t ranks, uint32_t angles, uint32_
             a.window,
             angles,
             chunk,
+            shared ? kValueDims : a.v_head_dim,
+            shared ? shares : 1,
             1.0f / std::sqrt(static_cast<float>(a.head_dim)),
             part.group()};
 }

@@ -105,23 +105,39 @@ class Results : protected Worker {
         return net_.inbox + uint64_t{slot * net_.ranks + rank} * kRowsMax * net_.hidden;
     }
 
-    // The sum of all ranks' partials, in rank order.
+    // The sum of all ranks' partials, in rank order: pairs of columns are dealt out to blocks, a
+    // warp has a row of them. It leaves the row's squares, of the block's columns, for the norm
+    // that comes next, which would have to read all columns twice.
     __device__ void exchange(const Phase& p) {
         const bool fuse = p.norm == kPartialFuse;
-        const uint32_t rows = fuse ? step_.context_rows : step_.rows;
-        const Range own = share_of(rows * net_.hidden, blockIdx.x, gridDim.x);
-        const float share = net_.loop_back ? 1.0f / static_cast<float>(net_.ranks) : 1.0f;
+        const uint32_t rows = fuse ? step_.context_rows : step_.rows, lane = threadIdx.x % 32;
+        const Range own = share_of(net_.hidden / 2, blockIdx.x, gridDim.x);
+        const uint64_t apart = (inbox(p.norm, 1) - inbox(p.norm, 0)) / 2;
+        uint32_t* const to = reinterpret_cast<uint32_t*>(fuse ? net_.fused : net_.residual);
+        for (uint32_t row = warp_; row < rows; row += kConsumers) {
+            float squares = 0;
 #pragma unroll 1
-        for (uint32_t i = own.begin + threadIdx.x; i < own.end; i += kConsumerThreads) {
-            float sum = 0;
-#pragma unroll 4
-            for (uint32_t rank = 0; rank < net_.ranks; ++rank) sum += inbox(p.norm, rank)[i];
-            sum *= share;
-            if (fuse) {
-                net_.fused[i] = static_cast<uint16_t>(to_bf16_bits(sum));
-            } else {
-                add_residual(net_.residual + i, sum);
+            for (uint32_t pair = own.begin + lane; pair < own.end; pair += 32) {
+                const uint64_t at = uint64_t{row} * (net_.hidden / 2) + pair;
+                const float2* from = reinterpret_cast<const float2*>(inbox(p.norm, 0)) + at;
+                const uint32_t before = fuse ? 0u : to[at];
+                float low = 0, high = 0;
+#pragma unroll 8
+                for (uint32_t rank = 0; rank < net_.ranks; ++rank, from += apart) {
+                    const float2 part = *from;
+                    low += part.x;
+                    high += part.y;
+                }
+                low *= net_.share;
+                high *= net_.share;
+                const uint32_t now = fuse ? pack_bf16(low, high)
+                                          : pack_bf16(low_half(before) + round_to_bf16(low),
+                                                      high_half(before) + round_to_bf16(high));
+                to[at] = now;
+                squares += low_half(now) * low_half(now) + high_half(now) * high_half(now);
             }
+            squares = warp_sum(squares);
+            if (lane == 0) net_.squares[row * gridDim.x + blockIdx.x] = squares;
         }
     }
 
@@ -203,7 +219,7 @@ class Results : protected Worker {
             }
             squares += __shfl_xor_sync(~0u, squares, 8);
             squares += __shfl_xor_sync(~0u, squares, 16);
-            inverse = 1.0f / sqrtf(squares / static_cast<float>(h.head_dim) + net_.epsilon);
+            inverse = inverse_root(squares, h.head_dim, net_.epsilon);
         }
         if (t >= (context ? step_.context_rows : step_.rows)) return;
         const uint32_t dims = is_value ? h.v_head_dim : h.head_dim;

@@ -1,4 +1,5 @@
-// Weights in the device's memory, in the CPU's tile order but for mxfp4's bits (tiles/e2m1_gpu.h).
+// Weights in the device's memory, in the CPU's tile order but for the bits of mxfp4 and fp8
+// (tiles/e2m1_gpu.h, e4m3_gpu.h).
 #pragma once
 
 #include <cstdint>

@@ -86,6 +86,7 @@ TEST(EmulatedCard, RoundsToBf16) {
     EXPECT_EQ(to_bf16_bits(1.00390637f), 0x3f81u);
     EXPECT_EQ(to_bf16_bits(3.4e38f), 0x7f80u);
     EXPECT_EQ(multiply_bf16(0xbf80'4040u, 0x4000'4040u), 0xc000'4110u);
+    EXPECT_EQ(multiply_add_bf16(0x3f80'3f81u, 0x3f81'3f81u, 0x3380'3b80u), 0x3f81'3f83u);
     EXPECT_EQ(__uint2float_rz(0x01ffffffu), 33554430.0f);
     EXPECT_EQ(__byte_perm(0x33221100u, 0x77665544u, 0x7632), 0x77663322u);
     EXPECT_EQ(exp2_approx(-INFINITY), 0.0f);

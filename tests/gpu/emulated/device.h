@@ -65,6 +65,9 @@ inline float __fdiv_rn(float a, float b) {
 inline float __fdividef(float a, float b) {
     return a / b;
 }
+inline float rsqrtf(float x) {
+    return 1.0f / std::sqrt(x);
+}
 inline float __expf(float x) {
     return std::exp(x);
 }

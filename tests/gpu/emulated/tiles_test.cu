@@ -60,11 +60,7 @@ class Attention {
         phase_.vector = sinks ? sinks_.data() : nullptr;
         SharedNeeds needs;
         needs.sums = 1;
-        const uint32_t parts = kConsumers / tile_sharers(shape.v_head_dim);
-        needs.activations =
-            parts * (part_floats(shape.v_head_dim) + tile_words(shape.head_dim, shape.v_head_dim)) *
-                4 +
-            shape.head_dim / 16 * 512;
+        needs.activations = attention_bytes(shape.head_dim, heads_.dims);
         net_.shared = lay_out(needs, 227 << 10);
         net_.full = heads_;
         net_.part_chunks = context / heads_.chunk + 3;
@@ -90,8 +86,8 @@ class Attention {
         std::vector<uint16_t> query(kRowsMax * h.heads * h.head_dim),
             mixed(kRowsMax * h.heads * h.v_head_dim);
         for (uint16_t& q : query) q = static_cast<uint16_t>(to_bf16_bits(2 * draw()));
-        const uint32_t tiles = h.kv_heads * (h.group() * kRowsMax / 16 + kRowsMax);
-        std::vector<float> parts(size_t{tiles} * net_.part_chunks * part_floats(h.v_head_dim));
+        const uint32_t tiles = h.kv_heads * (h.group() * kRowsMax / 16 + kRowsMax) * h.dim_shares;
+        std::vector<float> parts(size_t{tiles} * net_.part_chunks * part_floats(h.dims));
         std::vector<uint32_t> arrivals(tiles);
         net_.query = query.data();
         net_.mixed = mixed.data();
@@ -186,7 +182,7 @@ AttentionShape shape_of(uint32_t heads, uint32_t kv, uint32_t dim, uint32_t v, u
 
 TEST(EmulatedTiles, AttentionIsASumOverWhatIsSeen) {
     constexpr double kNear = 6e-3;  // of bf16, between -1 and 1
-    // Chunks of 96 keys, so that each part of a block has two tiles of a chunk, and of 48.
+    // Chunks of 320 keys, so that each warp of a block has two tiles of a chunk, and of 160.
     for (const uint32_t context : {4096, 1024}) {
         SCOPED_TRACE(context);
         EXPECT_LT(Attention(shape_of(16, 1, 192, 128, 0), context, false).off_by({{300, 8}}, 3),

@@ -30,17 +30,6 @@ inline uint32_t pack_bf16(float low, float high) {
     return to_bf16_bits(low) | to_bf16_bits(high) << 16;
 }
 
-inline void unpack_e4m3(uint32_t word, float (&values)[4]) {
-    // The code's bits in a float's places are 2^-120 of its value, subnormal ones too.
-    for (uint32_t i = 0; i < 4; ++i) {
-        const uint32_t code = word >> 8 * i & 0xffu;
-        values[i] =
-            (code & 0x7fu) == 0x7fu
-                ? NAN
-                : std::bit_cast<float>((code & 0x80u) << 24 | (code & 0x7fu) << 20) * 0x1p120f;
-    }
-}
-
 // A float holds the product but where both ways round it to zero.
 inline uint32_t multiply_bf16(uint32_t a, uint32_t b) {
     const auto product = [](uint32_t low, uint32_t high) {
@@ -49,7 +38,25 @@ inline uint32_t multiply_bf16(uint32_t a, uint32_t b) {
     return pack_bf16(product(a & 0xffffu, b & 0xffffu), product(a >> 16, b >> 16));
 }
 
-// Copies of 16 bytes take place when the thread waits for its own: not before, so that who reads
+// The sum is made in double, which a float of it could round a second time: its last bit is made
+// odd where something was lost, as fma.rn rounds once. (Sums of 53 bits are more than such pairs
+// have, but where c is so small that only its sign counts.)
+inline uint32_t multiply_add_bf16(uint32_t a, uint32_t b, uint32_t c) {
+    const auto sum = [](uint32_t x, uint32_t y, uint32_t z) {
+        const auto wide = [](uint32_t bits) { return double{std::bit_cast<float>(bits << 16)}; };
+        const double exact = wide(x) * wide(y) + wide(z);
+        auto near = static_cast<float>(exact);
+        auto bits = std::bit_cast<uint32_t>(near);
+        if (near != exact && std::isfinite(near)) {
+            if (std::fabs(near) > std::fabs(exact)) --bits;
+            bits |= 1u;
+        }
+        return to_bf16_bits(std::bit_cast<float>(bits));
+    };
+    return sum(a & 0xffffu, b & 0xffffu, c & 0xffffu) | sum(a >> 16, b >> 16, c >> 16) << 16;
+}
+
+// Copies of words take place when the thread waits for its own: not before, so that who reads
 // too early sees what was there.
 struct AsyncCopy {
     void* to;
@@ -59,11 +66,11 @@ inline std::vector<AsyncCopy>& async_copies() {
     static std::unordered_map<uint64_t, std::vector<AsyncCopy>> of_threads;
     return of_threads[uint64_t{blockIdx.x} << 32 | threadIdx.x];
 }
-inline void copy_async(uint32_t* to, const std::byte* from) {
+inline void copy_async(uint32_t* to, const uint32_t* from) {
     async_copies().push_back({to, from});
 }
 inline void copies_done() {
-    for (const AsyncCopy& copy : async_copies()) std::memcpy(copy.to, copy.from, 16);
+    for (const AsyncCopy& copy : async_copies()) std::memcpy(copy.to, copy.from, 4);
     async_copies().clear();
 }
 
