@@ -32,7 +32,7 @@ struct TileKeys {
     struct Pairs {
         uint2 low, high;
     };
-    static constexpr uint32_t kSteps = kHeadDimMax / 16, kHeld = 10, kStepBytes = 512;
+    static constexpr uint32_t kSteps = kHeadDimMax / 16, kHeld = 8, kStepBytes = 512;
 
     const std::byte* tile;
     Pairs held[kHeld];
@@ -54,7 +54,7 @@ struct TileKeys {
 
   private:
     __device__ Pairs read(uint32_t step) const {
-        const uint32_t lane = threadIdx.x % 32;
+        const uint32_t lane = lane_now();
         const auto* const from =
             reinterpret_cast<const uint2*>(tile + step * kStepBytes) + lane % 4 * 8 + lane / 4;
         return {from[0], from[32]};
@@ -78,7 +78,7 @@ struct AttentionSums {
 // null: zeros.
 __device__ inline void store_queries(const uint16_t* low, const uint16_t* high, uint32_t step,
                                      uint4* queries) {
-    const uint32_t lane = threadIdx.x % 32, dim = step * 16 + lane % 4 * 2;
+    const uint32_t lane = lane_now(), dim = step * 16 + lane % 4 * 2;
     const auto word = [&](const uint16_t* row, uint32_t at) {
         return row != nullptr ? *reinterpret_cast<const uint32_t*>(row + at) : 0u;
     };
@@ -91,7 +91,7 @@ struct TileScores {
     Sums of[2];
 
     __device__ TileScores(const uint4* queries, const TileKeys& keys, uint32_t head_dim) {
-        const uint32_t lane = threadIdx.x % 32;
+        const uint32_t lane = lane_now();
 #pragma unroll
         for (uint32_t step = 0; step < TileKeys::kSteps; ++step) {
             if (step * 16 >= head_dim) break;
@@ -109,7 +109,7 @@ struct TileScores {
 __device__ inline void attend_tile(const TileScores& scores, uint32_t position, const Seen seen[2],
                                    const std::byte* values, uint32_t v_head_dim, uint32_t dims,
                                    float scale, AttentionSums& sums, float* part) {
-    const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    const uint32_t lane = lane_now(), g = lane / 4, q = lane % 4;
     const bool first = sums.highest[0] == -INFINITY && sums.highest[1] == -INFINITY;
     float fade[2];
     uint32_t p_high[2][2], p_low[2][2];  // of the lane's two pairs of keys, of each row
@@ -194,7 +194,7 @@ __device__ inline void attend_tile(const TileScores& scores, uint32_t position, 
 
 // What a part's queries saw: when all tiles are in.
 __device__ inline void store_sums(const AttentionSums& sums, float* part) {
-    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t lane = lane_now();
     if (lane % 4 != 0) return;
 #pragma unroll
     for (uint32_t row = 0; row < 2; ++row) {

@@ -7,6 +7,14 @@
 
 namespace tessera::gpu {
 
+// The thread's lane, read anew: what is made of threadIdx is kept in registers through all phases,
+// and there are none to spare.
+__device__ inline uint32_t lane_now() {
+    uint32_t lane;
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return lane;
+}
+
 __device__ inline float exp2_approx(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -205,7 +205,7 @@ struct Highest {
 __device__ inline void choose_experts(const float* logits, const float* bias, uint32_t experts,
                                       uint32_t per_token, bool normalize, float scale, uint32_t row,
                                       Routing& routing) {
-    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t lane = lane_now();
     constexpr uint32_t kOwn = kRouteExperts / 32;
     float score[kOwn];
     uint32_t key[kOwn];  // of the score with the bias; 0: chosen, or none
@@ -251,7 +251,7 @@ __device__ inline void choose_experts(const float* logits, const float* bias, ui
 
 // A row's part of the slots, by one warp, when every row has chosen; `pair` was set to kNoPair.
 __device__ inline void fill_slots(uint32_t row, uint32_t per_token, Routing& routing) {
-    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t lane = lane_now();
     const uint32_t bits = lane < kRouteExperts / 32 ? routing.wanted[lane] : 0;
     uint32_t before = __popc(bits);  // live experts up to here
 #pragma unroll

@@ -110,7 +110,7 @@ class Activations : protected Results {
     __device__ __forceinline__ void invert_roots(bool summed, uint32_t rows, uint32_t width) {
         static_assert(kConsumers >= kTokens);
         if (warp_ < kTokens) {
-            const uint32_t lane = threadIdx.x % 32;
+            const uint32_t lane = lane_now();
             float sum = 0;
             if (warp_ < rows) {
                 const float* const of =

@@ -50,7 +50,7 @@ __device__ inline float* part_at(const View& b, const Heads& h, uint32_t part) {
 __device__ inline void attend_chunk(const View& b, const Phase& p, const Run& run,
                                     const Task& task) {
     const Heads& h = b.heads(p);
-    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint32_t warp = threadIdx.x / 32, lane = lane_now();
     const uint32_t first = seen_by(h, run, b.net.draft, 0).first;
     const uint32_t end = min(task.begin + h.chunk, run.position + run.rows);
     const std::byte* const keys = b.cache_head(p, run.cache, task.kv);

@@ -110,7 +110,7 @@ class Results : protected Worker {
     // that comes next, which would have to read all columns twice.
     __device__ void exchange(const Phase& p) {
         const bool fuse = p.norm == kPartialFuse;
-        const uint32_t rows = fuse ? step_.context_rows : step_.rows, lane = threadIdx.x % 32;
+        const uint32_t rows = fuse ? step_.context_rows : step_.rows, lane = lane_now();
         const Range own = share_of(net_.hidden / 2, blockIdx.x, gridDim.x);
         const uint64_t apart = (inbox(p.norm, 1) - inbox(p.norm, 0)) / 2;
         uint32_t* const to = reinterpret_cast<uint32_t*>(fuse ? net_.fused : net_.residual);
@@ -253,7 +253,7 @@ class Results : protected Worker {
     // Of a unit that one warp has all columns of.
     __device__ void contribute(Range units, uint32_t slot, uint32_t unit, const TwoSums& sums,
                                float times) const {
-        const uint32_t lane = threadIdx.x % 32,
+        const uint32_t lane = lane_now(),
                        row = (unit - units.begin) * kUnitRows + lane / 4 * 2;
 #pragma unroll
         for (uint32_t token = 0; token < 2; ++token) {

@@ -13,6 +13,10 @@
 
 namespace tessera::gpu {
 
+inline uint32_t lane_now() {
+    return threadIdx.x % 32;
+}
+
 // Within a unit in the last place of what a card says; subnormal values are zero there, too.
 inline float exp2_approx(float x) {
     const float y = std::exp2(x);
