@@ -23,10 +23,13 @@ step() {
 model=$here/../../models/tessera-mini
 step tests "$build/tests/gpu_tests" --gtest_brief=1
 if command -v compute-sanitizer > /dev/null && [ -z "${NO_SANITIZER:-}" ]; then
-    for tool in memcheck racecheck synccheck; do
-        LIMIT=150 step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/tests/gpu_tests" \
-            --gtest_brief=1 --gtest_filter='*ForTheSanitizers'
-    done
+    sanitize() {
+        LIMIT=150 step "$1" compute-sanitizer --tool "$1" --error-exitcode 9 "$build/tests/gpu_tests" \
+            --gtest_brief=1 --gtest_filter="$2"
+    }
+    sanitize memcheck '*ForTheSanitizers'
+    sanitize synccheck '*ForTheSanitizers'
+    sanitize racecheck '*ForRacecheck'
 fi
 "$here/ground.sh" "$out/ground" > "$out/ground.txt" 2>&1 || failed=1
 ceiling=$(python3 -c "

@@ -129,6 +129,14 @@ class Sequence:
         llama.llama_free(self.handle)
 
 
+SILENCE = llama.llama_log_callback(lambda level, text, data: None)  # must outlive every call
+
+
+def be_quiet():
+    """Without llama.cpp's own log."""
+    llama.llama_log_set(SILENCE, ctypes.c_void_p(0))
+
+
 # ---------------------------------------------------------------- the three measurements
 
 
@@ -175,7 +183,7 @@ def measure(a, model, flags, threads):
 
 
 def given(a):
-    return Flags(a.repack, a.flash_attention, a.mmap, a.cache[0])
+    return Flags(a.repack, a.flash_attention, a.mmap, a.cache[0], a.gpu_layers)
 
 
 def runs(a):
@@ -286,6 +294,7 @@ def main():
     parser.add_argument("--flash-attention", choices=FLASH_ATTENTION, default="auto")
     parser.add_argument("--cache", nargs="+", choices=CACHE, default=["f16"])
     parser.add_argument("--measure", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS)
+    parser.add_argument("--gpu-layers", type=int, default=0, help="on a card, in a build with CUDA: 999 for all")
     parser.add_argument("--sweep", action="store_true", help="the defaults, and every combination")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--check", type=Path, metavar="VECTOR", help="compare with an oracle's output")
@@ -297,9 +306,8 @@ def main():
     a = parser.parse_args()
     if a.greedy and not (a.tokens or a.text):
         parser.error("--greedy needs --tokens or --text")
-    silence = llama.llama_log_callback(lambda level, text, data: None)  # must outlive every call
     if not a.verbose:
-        llama.llama_log_set(silence, ctypes.c_void_p(0))
+        be_quiet()
     llama.llama_backend_init()
     action = check if a.check else greedy if a.greedy else bench
     action(a)

@@ -1,20 +1,21 @@
 // One panel of a matrix against eight tokens, by one warp: the matrix kernels of the GPU. Panels
 // are the CPU's (tiles/packed.h), but for the bits within a word of mxfp4 and fp8
-// (tiles/e2m1_gpu.h, e4m3_gpu.h), fp8's scales, and halves of groups that change places
-// (swaps_halves): weights are the M operand of mma.m16n8k16, a unit's 16 rows by 16 columns, and
-// the eight tokens are N. Sums are float, one after another in the order of columns; a token's sum
-// does not depend on the others'.
+// (tiles/e2m1_gpu.h, e4m3_gpu.h), fp8's scales, and where groups and their halves lie (group_place,
+// swaps_halves). Weights are the M operand of mma.m16n8k16, a unit's 16 rows by 16 columns, and the
+// eight tokens are N. Sums are float, one after another in the order of blocks of columns; a
+// token's sum does not depend on the others'.
 //
 // The tile order was made for lanes of a vector, and fits a warp, too: of the 64-byte group (4
 // bytes of each of 16 rows) a lane takes the 8 bytes of two neighbouring rows, a warp four groups
 // in one go. The mma's rows r and r + 8 are then the unit's rows 2r and 2r + 1, and which columns
-// meet in which step of k is the lanes' own matter as long as weights and activations agree.
+// meet in which step of k is the lanes' own matter as long as weights and activations agree: of
+// every block of 32 columns a lane has eight that are neighbours, activations by one load.
 //
-//   format  a lane reads of a step   becomes bf16 by
-//   mxfp4   8 columns of 2 rows      bits moved to their places: exact
-//   fp8     4 columns of 2 rows      the same, then times the scale, rounded: as published
-//   bf16    2 x 2 columns of 2 rows  nothing
-//   f32     4 columns of 2 rows      three bf16 terms that add up to it exactly: three mma
+//   format  loads of weights a block   become bf16 by
+//   mxfp4   1, of 8 columns of 2 rows  bits moved to their places: exact
+//   fp8     2, of 4                    the same, then times the scale, rounded: as published
+//   bf16    4, of 2                    nothing
+//   f32     8, of 1                    three bf16 terms that add up to it exactly: three mma
 #pragma once
 
 #include <cstddef>
@@ -106,18 +107,28 @@ __device__ inline T load_shared(const void* at) {
     return *static_cast<const T*>(at);
 }
 
-// A group of columns has eight pairs of rows, 8 bytes each. In every second two groups (of f32
-// four) its halves change places: loads of 8 bytes are made for half a warp at a time, whose lanes
-// want the same half of four groups, which would lie in the same banks, two by two. So a lane finds
-// its pair where pair_place says, in every group that it reads: of f32, where the lane reads four
-// in a row, two by two still meet instead of four.
-constexpr __host__ __device__ bool swaps_halves(Format format, uint32_t group) {
-    return (group >> (format == Format::f32 ? 2 : 1) & 1) != 0;
+// Groups of a block of 32 columns that one lane needs.
+inline constexpr uint32_t kBlockColumns = 32;
+constexpr __host__ __device__ uint32_t lane_groups(Format format) {
+    return kBlockColumns / 4 / group_columns(format);
 }
-constexpr __host__ __device__ uint32_t pair_place(Format format, uint32_t pair,
-                                                  uint32_t lane_group) {
-    return swaps_halves(format, format == Format::f32 ? 4 * lane_group : lane_group) ? pair ^ 4
-                                                                                     : pair;
+
+// Where a group lies in its panel: of a block those that four lanes load together are neighbours,
+// lane q's n-th group the q-th of the n-th four.
+constexpr __host__ __device__ uint32_t group_place(Format format, uint32_t group) {
+    const uint32_t own = lane_groups(format), in_block = group % (4 * own);
+    return group - in_block + in_block % own * 4 + in_block / own;
+}
+
+// A group has eight pairs of rows, 8 bytes each. In every second two places its halves change
+// places: loads of 8 bytes are made for half a warp at a time, whose lanes want the same half of
+// four groups, which would lie in the same banks, two by two.
+constexpr __host__ __device__ bool swaps_halves(uint32_t place) {
+    return (place >> 1 & 1) != 0;
+}
+// Of a lane's pair, in every group that it loads.
+constexpr __host__ __device__ uint32_t pair_place(uint32_t pair, uint32_t lane_group) {
+    return swaps_halves(lane_group) ? pair ^ 4 : pair;
 }
 
 // Pieces of 128 columns, or of f32 64: what a page holds whole ones of.
@@ -152,7 +163,7 @@ template <bool same_columns>
 __device__ inline void multiply_mxfp4_two(const std::byte* first, const std::byte* second,
                                           const uint16_t* token, TwoSums (&sums)[2]) {
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    const uint32_t pair = panel_scale_bytes(Format::mxfp4) + pair_place(Format::mxfp4, g, q) * 8;
+    const uint32_t pair = panel_scale_bytes(Format::mxfp4) + pair_place(g, q) * 8;
 #pragma unroll
     for (uint32_t block = 0; block < 4; ++block) {
         uint4 x{};
@@ -174,50 +185,48 @@ template <Format format>
 __device__ inline void multiply_piece(const std::byte* piece, const uint16_t* token,
                                       TwoSums& sums) {
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    constexpr uint32_t kOwn = lane_groups(format), kBlocks = piece_columns(format) / kBlockColumns;
     const std::byte* const groups =
-        piece + panel_scale_bytes(format) + pair_place(format, g, q) * 8;
-    const auto group = [&](uint32_t index) {
-        return load_shared<uint2>(groups + index * kGroupBytes);
-    };
-    if constexpr (format == Format::mxfp4) {
+        piece + panel_scale_bytes(format) + q * kGroupBytes + pair_place(g, q) * 8;
+    uint2 scales{};
+    if constexpr (format == Format::fp8) scales = load_shared<uint2>(piece + g * 8);
+    const E4m3Scale first = E4m3Scale::of(scales.x), second = E4m3Scale::of(scales.y);
 #pragma unroll
-        for (uint32_t block = 0; block < 4; ++block) {
-            const uint2 w = group(4 * block + q);
-            const uint4 x = load_shared<uint4>(token + (4 * block + q) * 8);
-            multiply_mxfp4_block(w, piece + block * kUnitRows + 2 * g, x,
+    for (uint32_t block = 0; block < kBlocks; ++block) {
+        const uint4 x = load_shared<uint4>(token + block * kBlockColumns + q * 8);
+        uint2 w[kOwn];
+#pragma unroll
+        for (uint32_t i = 0; i < kOwn; ++i)
+            w[i] = load_shared<uint2>(groups + (block * kOwn + i) * 4 * kGroupBytes);
+        if constexpr (format == Format::mxfp4) {
+            multiply_mxfp4_block(w[0], piece + block * kUnitRows + 2 * g, x,
                                  block % 2 == 0 ? sums.even : sums.odd);
-        }
-    } else if constexpr (format == Format::fp8) {
-        const auto scales = load_shared<uint2>(piece + g * 8);
-        const E4m3Scale first = E4m3Scale::of(scales.x), second = E4m3Scale::of(scales.y);
+        } else if constexpr (format == Format::fp8) {
+            const uint2 a = first.columns(w[0].x), b = second.columns(w[0].y);
+            mma(sums.even, a.x, b.x, a.y, b.y, x.x, x.y);
+            const uint2 c = first.columns(w[1].x), d = second.columns(w[1].y);
+            mma(sums.odd, c.x, d.x, c.y, d.y, x.z, x.w);
+        } else if constexpr (format == Format::bf16) {
+            mma(sums.even, w[0].x, w[0].y, w[1].x, w[1].y, x.x, x.y);
+            mma(sums.odd, w[2].x, w[2].y, w[3].x, w[3].y, x.z, x.w);
+        } else {
 #pragma unroll
-        for (uint32_t step = 0; step < 8; ++step) {
-            const uint2 w = group(4 * step + q);
-            const uint2 x = load_shared<uint2>(token + (4 * step + q) * 4);
-            const uint2 a = first.columns(w.x), b = second.columns(w.y);
-            mma(step % 2 == 0 ? sums.even : sums.odd, a.x, b.x, a.y, b.y, x.x, x.y);
-        }
-    } else if constexpr (format == Format::bf16) {
+            for (uint32_t half = 0; half < 2; ++half) {
+                float at[4][2];  // column, row
 #pragma unroll
-        for (uint32_t step = 0; step < 8; ++step) {
-            const uint2 a = group(8 * step + q), b = group(8 * step + 4 + q);
-            const auto x = load_shared<uint32_t>(token + 16 * step + 2 * q);
-            const auto y = load_shared<uint32_t>(token + 16 * step + 8 + 2 * q);
-            mma(step % 2 == 0 ? sums.even : sums.odd, a.x, a.y, b.x, b.y, x, y);
-        }
-    } else {
-#pragma unroll 2
-        for (uint32_t step = 0; step < 4; ++step) {
-            float2 w[4];
+                for (uint32_t i = 0; i < 4; ++i) {
+                    at[i][0] = __uint_as_float(w[4 * half + i].x);
+                    at[i][1] = __uint_as_float(w[4 * half + i].y);
+                }
 #pragma unroll
-            for (uint32_t i = 0; i < 4; ++i)
-                w[i] = load_shared<float2>(groups + (16 * step + 4 * q + i) * kGroupBytes);
-            const auto x = load_shared<uint2>(token + 16 * step + 4 * q);
-#pragma unroll
-            for (uint32_t term = 0; term < 3; ++term) {
-                const uint32_t a0 = take_term(w[0].x, w[1].x), a1 = take_term(w[0].y, w[1].y);
-                const uint32_t a2 = take_term(w[2].x, w[3].x), a3 = take_term(w[2].y, w[3].y);
-                mma(step % 2 == 0 ? sums.even : sums.odd, a0, a1, a2, a3, x.x, x.y);
+                for (uint32_t term = 0; term < 3; ++term) {
+                    const uint32_t a0 = take_term(at[0][0], at[1][0]);
+                    const uint32_t a1 = take_term(at[0][1], at[1][1]);
+                    const uint32_t a2 = take_term(at[2][0], at[3][0]);
+                    const uint32_t a3 = take_term(at[2][1], at[3][1]);
+                    mma(half == 0 ? sums.even : sums.odd, a0, a1, a2, a3, half == 0 ? x.x : x.z,
+                        half == 0 ? x.y : x.w);
+                }
             }
         }
     }

@@ -6,6 +6,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/mask_embedding.h"
+#include "runtime/gpu/faults.h"
 #include "runtime/gpu/plans.h"
 
 #include "gpu/sized.h"
@@ -135,6 +136,17 @@ TEST_F(Gpu, ASmallModelForTheSanitizers) {
     const auto tokens = seeded_tokens(12, packed.shape.vocab);
     const auto expected = Device(packed, Path::graph, 256).read_all(tokens, 8);
     EXPECT_EQ(Device(packed, Path::persistent, 256).read_all(tokens, 3), expected);
+}
+
+// The same by the kernel whose every lane arrives at barriers, for a tool that does not see that
+// one does for its warp (racecheck).
+TEST_F(Gpu, ASmallModelForRacecheck) {
+    const Toy toy(test::toy_shape(kShapes[0].second));
+    const PackedWeights packed = toy.pack();
+    const auto tokens = seeded_tokens(12, packed.shape.vocab);
+    const auto expected = Device(packed, Path::persistent, 256).read_all(tokens, 8);
+    for (const Path path : {Path::graph, Path::persistent})
+        EXPECT_EQ(Device(packed, path, 256, gpu::kFaultyWalk).read_all(tokens, 3), expected);
 }
 
 // ------------------------------------------------------------------ the bundled model

@@ -182,9 +182,8 @@ class Activations : protected Results {
         sync_consumers();
         if (warp_ < step_.rows) fill_slots(warp_, net_.per_token, routing);
         sync_consumers();
-        if (threadIdx.x > 0) return;
-        arrive(b_.routed());
-        if (blockIdx.x == 0) net_.live[p.layer] = routing.live;
+        if (b_.every_lane || threadIdx.x == 0) arrive(b_.routed());
+        if (threadIdx.x == 0 && blockIdx.x == 0) net_.live[p.layer] = routing.live;
     }
 };
 

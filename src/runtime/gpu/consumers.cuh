@@ -150,8 +150,7 @@ class Consumers : private Activations {
         b_.ring.wait_full(b_.place, b_.distress());
     }
     __device__ __forceinline__ void let_page_go() const {
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) b_.ring.let_go(b_.place);
+        b_.arrive_together(&b_.ring.empty[b_.place.slot]);
         b_.place.advance(b_.ring.depth);
     }
     // A last page that has no item for this multiplier.
@@ -280,8 +279,7 @@ class Consumers : private Activations {
             if (pairs) to[32] = {sums[1][0], sums[1][1], sums[1][2], sums[1][3]};
             sums[0] = sums[1] = {};
         }
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) arrive(&counts.left[adder]);
+        b_.arrive_together(&counts.left[adder]);
     }
 
     // The bundles of an adder, as they come.
@@ -305,8 +303,7 @@ class Consumers : private Activations {
                 first = plus(first, from[0]);
                 if (pairs) second = plus(second, from[32]);
             }
-            __syncwarp();
-            if (lane == 0) arrive(&counts.added[adder]);
+            b_.arrive_together(&counts.added[adder]);
             first = scaled(first, times);
             second = scaled(second, times);
             const uint32_t at = items.first + bundle;

@@ -8,6 +8,7 @@ __constant__ Fault injected;
 
 struct InjectedFaults {
     static constexpr bool kWatches = false;
+    static constexpr bool kEveryLane = true;  // the kernel that racecheck looks at
     __device__ static bool signals(uint32_t phase) { return !is(FaultKind::silent, phase); }
     __device__ static bool comes(uint32_t phase, bool last) {
         return !(last && is(FaultKind::lost_page, phase));

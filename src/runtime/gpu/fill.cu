@@ -65,26 +65,37 @@ __global__ void arrange_e4m3_scales(uint32_t* panels, uint64_t scales) {
     }
 }
 
-// By pairs of rows: words of mxfp4 and fp8 get the GPU's order of bits, and halves of groups change
-// places.
-__global__ void arrange(uint2* panels, uint64_t pairs, Format format) {
-    const uint32_t of_panel = panel_bytes(format) / 8, scales = panel_scale_bytes(format) / 8;
-    const auto arranged = [&](uint2 pair) {
-        return format == Format::mxfp4 ? uint2{e2m1_for_gpu(pair.x), e2m1_for_gpu(pair.y)}
-               : format == Format::fp8 ? uint2{e4m3_for_gpu(pair.x), e4m3_for_gpu(pair.y)}
-                                       : pair;
+constexpr uint32_t kGroupWords = kGroupBytes / 4, kHalfWords = kGroupWords / 2,
+                   kPanelBlocks = kPanelColumns / kBlockColumns;
+
+// Words of mxfp4 and fp8 get the GPU's order of bits, groups of a block of columns and their halves
+// the GPU's places. A thread has one word of each half of a block's groups, all in registers.
+template <Format format>
+__global__ void arrange(uint32_t* panels, uint64_t count) {
+    constexpr uint32_t kGroups = 4 * lane_groups(format);
+    const auto arranged = [](uint32_t word) {
+        return format == Format::mxfp4 ? e2m1_for_gpu(word)
+               : format == Format::fp8 ? e4m3_for_gpu(word)
+                                       : word;
     };
-    for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < pairs;
+    for (uint64_t i = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
          i += uint64_t{gridDim.x} * blockDim.x) {
-        const auto in_panel = static_cast<uint32_t>(i % of_panel);
-        if (in_panel < scales) continue;
-        const uint32_t group = (in_panel - scales) / 8, pair = (in_panel - scales) % 8;
-        if (!swaps_halves(format, group)) {
-            panels[i] = arranged(panels[i]);
-        } else if (pair < 4) {
-            const uint2 low = panels[i];
-            panels[i] = arranged(panels[i + 4]);
-            panels[i + 4] = arranged(low);
+        const uint64_t block = i / kHalfWords, panel = block / kPanelBlocks;
+        uint32_t* const at = panels +
+                             (panel * panel_bytes(format) + panel_scale_bytes(format)) / 4 +
+                             block % kPanelBlocks * (kGroups * kGroupWords) + i % kHalfWords;
+        uint32_t low[kGroups], high[kGroups];
+#pragma unroll
+        for (uint32_t group = 0; group < kGroups; ++group) {
+            const uint32_t place = group_place(format, group);
+            low[place] = arranged(at[group * kGroupWords]);
+            high[place] = arranged(at[group * kGroupWords + kHalfWords]);
+        }
+#pragma unroll
+        for (uint32_t place = 0; place < kGroups; ++place) {
+            const bool swaps = swaps_halves(place);
+            at[place * kGroupWords] = swaps ? high[place] : low[place];
+            at[place * kGroupWords + kHalfWords] = swaps ? low[place] : high[place];
         }
     }
 }
@@ -109,9 +120,15 @@ cudaError_t arrange_panels(std::byte* panels, uint64_t bytes, Format format) {
             &of_scales, arrange_e4m3_scales, reinterpret_cast<uint32_t*>(panels), scales);
         if (arranged != cudaSuccess) return arranged;
     }
-    const cudaLaunchConfig_t config = config_of(bytes / 8);
-    return cudaLaunchKernelEx(&config, arrange, reinterpret_cast<uint2*>(panels), bytes / 8,
-                              format);
+    const uint64_t words = bytes / panel_bytes(format) * kPanelBlocks * kHalfWords;
+    const cudaLaunchConfig_t config = config_of(words);
+    const auto by = [&](void (*kernel)(uint32_t*, uint64_t)) {
+        return cudaLaunchKernelEx(&config, kernel, reinterpret_cast<uint32_t*>(panels), words);
+    };
+    return format == Format::mxfp4  ? by(arrange<Format::mxfp4>)
+           : format == Format::fp8  ? by(arrange<Format::fp8>)
+           : format == Format::bf16 ? by(arrange<Format::bf16>)
+                                    : by(arrange<Format::f32>);
 }
 
 cudaError_t fill_panels(std::byte* data, uint64_t bytes, Format format, float size, uint64_t seed) {

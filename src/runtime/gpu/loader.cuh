@@ -11,6 +11,7 @@ namespace tessera::gpu {
 // A machine that does everything right.
 struct NoFaults {
     static constexpr bool kWatches = false;  // whether the consumers time what their loops wait for
+    static constexpr bool kEveryLane = false;  // as Block has it
     // Of the barrier before a phase; of a page of it (the block's last, or not).
     static constexpr __device__ bool signals(uint32_t) { return true; }
     static constexpr __device__ bool comes(uint32_t, bool) { return true; }

@@ -253,8 +253,7 @@ class Results : protected Worker {
     // Of a unit that one warp has all columns of.
     __device__ void contribute(Range units, uint32_t slot, uint32_t unit, const TwoSums& sums,
                                float times) const {
-        const uint32_t lane = lane_now(),
-                       row = (unit - units.begin) * kUnitRows + lane / 4 * 2;
+        const uint32_t lane = lane_now(), row = (unit - units.begin) * kUnitRows + lane / 4 * 2;
 #pragma unroll
         for (uint32_t token = 0; token < 2; ++token) {
             const uint32_t pair = b_.routing().pair[slot][lane % 4 * 2 + token];

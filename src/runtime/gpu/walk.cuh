@@ -21,6 +21,7 @@ __global__ __launch_bounds__(kBlockThreads, 1) void walk(const __grid_constant__
                 phases,
                 begin,
                 Ring::at(memory + net.shared.ring, net.shared.pages, kPageBytes)};
+    block.every_lane = Faults::kEveryLane;
     if (threadIdx.x == 0) {
         block.counts() = {};
         block.counts().passed = passed;

@@ -113,10 +113,10 @@ struct Copy {
 
 // In shared memory. The magic tells what init has made from anything else.
 struct PageBarrierBits {
-    static constexpr uint8_t kMagic = 0xb7;
+    static constexpr uint32_t kMagic = 0x5b, kArrivalsMax = (1 << 12) - 1;
 
     int32_t bytes;
-    uint8_t pending, arrivals, parity, magic;
+    uint32_t pending : 12, arrivals : 12, parity : 1, magic : 7;
 };
 static_assert(sizeof(PageBarrierBits) == sizeof(uint64_t));
 
@@ -578,10 +578,11 @@ void* static_shared(uint32_t bytes, const void* key) {
 }
 
 void init_page_barrier(uint64_t* barrier, uint32_t arrivals) {
-    if (!grid().block().has(barrier, sizeof(*barrier)) || arrivals == 0 || arrivals > 255)
+    if (!grid().block().has(barrier, sizeof(*barrier)) || arrivals == 0 ||
+        arrivals > PageBarrierBits::kArrivalsMax)
         grid().fail("a barrier of pages outside of shared memory, or of no arrivals");
-    const auto count = static_cast<uint8_t>(arrivals);
-    const PageBarrierBits bits{0, count, count, 0, PageBarrierBits::kMagic};
+    constexpr uint32_t kMost = PageBarrierBits::kArrivalsMax;
+    const PageBarrierBits bits{0, arrivals & kMost, arrivals & kMost, 0, PageBarrierBits::kMagic};
     std::memcpy(barrier, &bits, sizeof(bits));
 }
 
