@@ -201,10 +201,11 @@ struct Highest {
 };
 
 // A row's choices, by one warp: the sigmoid's top per_token with the bias, best first, the lower
-// index winning a tie. `wanted` was cleared.
+// index winning a tie. `cleared` returns when `wanted` is: scores are on their way meanwhile.
+template <typename Cleared>
 __device__ inline void choose_experts(const float* logits, const float* bias, uint32_t experts,
                                       uint32_t per_token, bool normalize, float scale, uint32_t row,
-                                      Routing& routing) {
+                                      Routing& routing, Cleared cleared) {
     const uint32_t lane = lane_now();
     constexpr uint32_t kOwn = kRouteExperts / 32;
     float score[kOwn];
@@ -215,6 +216,7 @@ __device__ inline void choose_experts(const float* logits, const float* bias, ui
         score[i] = e < experts ? __fdividef(1.0f, 1.0f + __expf(-logits[e])) : 0.0f;
         key[i] = e < experts ? ordered(score[i] + __ldg(bias + e)) : 0;
     }
+    cleared();
     float* const weight = routing.weight + row * per_token;
 #pragma unroll 1
     for (uint32_t choice = 0; choice < per_token; ++choice) {

@@ -53,7 +53,12 @@ class Activations : protected Results {
         constexpr uint32_t kStep = kConsumerThreads * 8,
                            kTogether = std::is_same_v<Gains, Eight> ? 2 : 1;
         for (uint32_t row = blockIdx.x; p.tap > 0 && row < rows; row += gridDim.x) keep_tap(p, row);
-        if (!p.summed) sum_squares(from, rows, width);
+        if (!p.summed) {
+            sum_squares(from, rows, width);
+        } else if (warp_ < rows && lane_now() * 32 < gridDim.x) {
+            // Before the rows, behind which they would come last.
+            ask_ahead(net_.squares + warp_ * gridDim.x + lane_now() * 32);
+        }
         uint16_t* const out = b_.activations();
         // All threads' first turn, whether they have columns or not: they meet in it.
         uint32_t at = threadIdx.x * 8;
@@ -171,14 +176,17 @@ class Activations : protected Results {
     // Every block routes every row for itself: reading the scores takes as long as being told.
     __device__ void route(const Phase& p) {
         Routing& routing = b_.routing();
-        sync_consumers();
         if (threadIdx.x < sizeof(routing.pair) / 4)
             reinterpret_cast<uint32_t*>(routing.pair)[threadIdx.x] = ~0u;
         if (threadIdx.x < kRouteExperts / 32) routing.wanted[threadIdx.x] = 0;
-        sync_consumers();
-        if (warp_ < step_.rows)
+        const auto cleared = [] { sync_consumers(); };
+        if (warp_ < step_.rows) {
             choose_experts(net_.scores + uint64_t{warp_} * net_.experts, p.vector, net_.experts,
-                           net_.per_token, net_.normalize_top_k, net_.routed_scale, warp_, routing);
+                           net_.per_token, net_.normalize_top_k, net_.routed_scale, warp_, routing,
+                           cleared);
+        } else {
+            cleared();
+        }
         sync_consumers();
         if (warp_ < step_.rows) fill_slots(warp_, net_.per_token, routing);
         sync_consumers();
