@@ -200,37 +200,46 @@ struct Highest {
     }
 };
 
-// A row's choices, by one warp: the sigmoid's top per_token with the bias, best first, the lower
-// index winning a tie. `cleared` returns when `wanted` is: scores are on their way meanwhile.
-template <typename Cleared>
-__device__ inline void choose_experts(const float* logits, const float* bias, uint32_t experts,
-                                      uint32_t per_token, bool normalize, float scale, uint32_t row,
-                                      Routing& routing, Cleared cleared) {
-    const uint32_t lane = lane_now();
-    constexpr uint32_t kOwn = kRouteExperts / 32;
+// A row's scores, a lane's share of them: sigmoids, and as a key what they are with the bias. All
+// are given a value, so that no register is taken before.
+struct RowScores {
+    static constexpr uint32_t kOwn = kRouteExperts / 32;
     float score[kOwn];
-    uint32_t key[kOwn];  // of the score with the bias; 0: chosen, or none
+    uint32_t key[kOwn];  // 0: chosen, or none
+
+    __device__ RowScores(const float* logits, const float* bias, uint32_t experts) {
+        const uint32_t lane = lane_now();
 #pragma unroll
-    for (uint32_t i = 0; i < kOwn; ++i) {
-        const uint32_t e = i * 32 + lane;
-        score[i] = e < experts ? __fdividef(1.0f, 1.0f + __expf(-logits[e])) : 0.0f;
-        key[i] = e < experts ? ordered(score[i] + __ldg(bias + e)) : 0;
+        for (uint32_t i = 0; i < kOwn; ++i) {
+            const uint32_t e = i * 32 + lane;
+            score[i] = e < experts ? __fdividef(1.0f, 1.0f + __expf(-logits[e])) : 0.0f;
+            key[i] = e < experts ? ordered(score[i] + __ldg(bias + e)) : 0;
+        }
     }
-    cleared();
+};
+
+// A row's choices, by one warp: the top per_token with the bias, best first, the lower index
+// winning a tie. `wanted` was cleared.
+__device__ inline void choose_experts(RowScores& own, uint32_t experts, uint32_t per_token,
+                                      bool normalize, float scale, uint32_t row, Routing& routing) {
+    const uint32_t lane = lane_now();
+    constexpr uint32_t kOwn = RowScores::kOwn;
+    auto& [score, key] = own;
     float* const weight = routing.weight + row * per_token;
 #pragma unroll 1
     for (uint32_t choice = 0; choice < per_token; ++choice) {
         const auto highest = Highest<kOwn>::of(key);
         const uint32_t best = __reduce_max_sync(~0u, highest.key[0]);
-        const uint32_t own = highest.at[0] * 32 + lane;
+        const uint32_t best_own = highest.at[0] * 32 + lane;
         // Who has it: of several with equal scores the lowest expert.
         const uint32_t owners = __ballot_sync(~0u, highest.key[0] == best);
         bool mine = owners == 1u << lane;
         if ((owners & (owners - 1)) != 0)
-            mine = own == __reduce_min_sync(~0u, highest.key[0] == best ? own : kRouteExperts);
+            mine = best_own ==
+                   __reduce_min_sync(~0u, highest.key[0] == best ? best_own : kRouteExperts);
         if (mine) {
             // Scores that are no numbers choose something, too.
-            const uint32_t expert = min(own, experts - 1);
+            const uint32_t expert = min(best_own, experts - 1);
             routing.chosen[row * per_token + choice] = static_cast<uint16_t>(expert);
             atomicOr(&routing.wanted[expert / 32], 1u << expert % 32);
         }

@@ -122,8 +122,17 @@ class Activations : protected Results {
                     summed ? net_.squares + warp_ * gridDim.x : b_.deposits() + warp_;
                 const uint32_t count = summed ? gridDim.x : kConsumers;
                 const uint32_t apart = summed ? 1 : kTokens;
-#pragma unroll 5
-                for (uint32_t i = lane; i < count; i += 32) sum += of[i * apart];
+                // More at once are registers that the rows have.
+                constexpr uint32_t kTogether = 2;
+#pragma unroll 1
+                for (uint32_t first = lane; first < count; first += 32 * kTogether) {
+                    float some[kTogether];
+#pragma unroll
+                    for (uint32_t i = 0; i < kTogether; ++i)
+                        some[i] = first + 32 * i < count ? of[(first + 32 * i) * apart] : 0.0f;
+#pragma unroll
+                    for (uint32_t i = 0; i < kTogether; ++i) sum += some[i];
+                }
             }
             sum = warp_sum(sum);
             if (lane == 0)
@@ -179,14 +188,13 @@ class Activations : protected Results {
         if (threadIdx.x < sizeof(routing.pair) / 4)
             reinterpret_cast<uint32_t*>(routing.pair)[threadIdx.x] = ~0u;
         if (threadIdx.x < kRouteExperts / 32) routing.wanted[threadIdx.x] = 0;
-        const auto cleared = [] { sync_consumers(); };
-        if (warp_ < step_.rows) {
-            choose_experts(net_.scores + uint64_t{warp_} * net_.experts, p.vector, net_.experts,
-                           net_.per_token, net_.normalize_top_k, net_.routed_scale, warp_, routing,
-                           cleared);
-        } else {
-            cleared();
-        }
+        // On their way before the barrier; warps without a row have the last one's.
+        RowScores scores(net_.scores + uint64_t{min(warp_, step_.rows - 1)} * net_.experts,
+                         p.vector, net_.experts);
+        sync_consumers();
+        if (warp_ < step_.rows)
+            choose_experts(scores, net_.experts, net_.per_token, net_.normalize_top_k,
+                           net_.routed_scale, warp_, routing);
         sync_consumers();
         if (warp_ < step_.rows) fill_slots(warp_, net_.per_token, routing);
         sync_consumers();

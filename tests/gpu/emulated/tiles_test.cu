@@ -206,9 +206,10 @@ __global__ void route_alone(const float* scores, const float* bias, uint32_t row
     if (threadIdx.x < kRouteExperts / 32) routing.wanted[threadIdx.x] = 0;
     sync_consumers();
     const uint32_t warp = threadIdx.x / 32;
-    if (warp < rows)
-        choose_experts(scores + warp * experts, bias, experts, per_token, true, 2.5f, warp, routing,
-                       [] {});
+    if (warp < rows) {
+        RowScores own(scores + warp * experts, bias, experts);
+        choose_experts(own, experts, per_token, true, 2.5f, warp, routing);
+    }
     sync_consumers();
     if (warp < rows) fill_slots(warp, per_token, routing);
     sync_consumers();
