@@ -14,8 +14,8 @@
 // high leaves, or one at most three steps from it (tried for all 2^23 mantissas by the test). Two
 // operations for two weights; multiplying floats and packing them took six.
 //
-// A code that is no number (0x7f, 0xff) reads as 480 here. Checkpoints have none: whoever made the
-// scales divided by the largest weight.
+// A code that is no number (0x7f, 0xff) reads as 480 here: who arranges panels makes the scale of a
+// row that has one none, too (runtime/gpu/fill.h).
 #pragma once
 
 #include <bit>

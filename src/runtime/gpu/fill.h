@@ -11,6 +11,7 @@ namespace tessera::gpu {
 // `bytes` of panels, from the CPU's order to the GPU's, in place: of bits, where they are mxfp4 or
 // fp8 (tiles/e2m1_gpu.h, e4m3_gpu.h), of fp8's scales, and of groups and their halves
 // (tiles/matrix_gpu.cuh).
+// A row of 128 fp8 columns with a code that is no number gets a scale that is none.
 cudaError_t arrange_panels(std::byte* panels, uint64_t bytes, Format format);
 
 // `bytes` of panels, as kernels read them, of values up to about `size`.

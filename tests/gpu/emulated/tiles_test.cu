@@ -1,6 +1,7 @@
 // Attention and routing of the GPU's kernels on the emulated card, each alone: against sums in
 // double, and against the CPU's routes. Whole steps of small models reach neither long caches nor
 // ties.
+#include <bit>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -8,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "runtime/gpu/attend.cuh"
+#include "runtime/gpu/fill.h"
 #include "runtime/gpu/phases.h"
 
 #include "gpu/emulated/card.h"
@@ -253,6 +255,25 @@ TEST(EmulatedTiles, RoutesAreTheCpus) {
             for (uint32_t c = 1; c < per_token; ++c)
                 EXPECT_LT(found.chosen[found.order[row * per_token + c - 1]],
                           found.chosen[found.order[row * per_token + c]]);
+    }
+}
+
+// ---- panels
+
+TEST(EmulatedTiles, ACodeThatIsNoNumberTakesItsRowsScaleWithIt) {
+    std::vector<uint32_t> panel(panel_bytes(Format::fp8) / 4, 0x38383838u);  // ones
+    for (uint32_t row = 0; row < kUnitRows; ++row) panel[row] = std::bit_cast<uint32_t>(0.25f);
+    panel[kUnitRows * 3 + 5] = 0x38ff3838u;  // of row 5
+    ASSERT_EQ(
+        arrange_panels(reinterpret_cast<std::byte*>(panel.data()), panel.size() * 4, Format::fp8),
+        cudaSuccess);
+    cudaDeviceSynchronize();
+    for (uint32_t row = 0; row < kUnitRows; ++row) {
+        if (row == 5) {
+            EXPECT_TRUE(std::isnan(from_bf16(panel[row] & 0xffffu)));
+        } else {
+            EXPECT_EQ(panel[row], e4m3_scale_for_gpu(0.25f)) << row;
+        }
     }
 }
 
