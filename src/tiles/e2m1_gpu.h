@@ -45,18 +45,24 @@ constexpr E2m1Pairs e2m1_pairs_of_packed(uint32_t word) {
     return pairs;
 }
 
+// Places of a word that make `word >> 4 ^ word << 4` come out as the top bits of four bytes in
+// `wanted` do: bit 31 has 27, bit 23 that and 19, bit 15 19 and 11, bit 7 11 and 3. So from the top
+// on, a place is the XOR of all bits down to it.
+constexpr uint32_t chained_places(uint32_t wanted) {
+    uint32_t chain = wanted & 0x80808080u;
+    chain ^= chain >> 8;
+    chain ^= chain >> 16;
+    return chain >> 4;
+}
+
 // A word in the CPU's order, in the GPU's. Zeros stay zeros.
 constexpr uint32_t e2m1_for_gpu(uint32_t packed) {
     const E2m1Pairs pairs = e2m1_pairs_of_packed(packed);
     const uint32_t known = pairs.at[0] | pairs.at[1] << 6 | pairs.at[1] >> 26 | pairs.at[2] >> 6;
     // What the places left have to add to the fourth pair. Its bits 6 and 22 have one such place
-    // each, 4 higher; 8 and 24 one 4 lower. Bit 31 has 27, bit 23 that and 19, bit 15 19 and 11,
-    // bit 7 11 and 3: from the top on, a place is the XOR of all bits down to it.
+    // each, 4 higher; 8 and 24 one 4 lower; 31, 23, 15 and 7 are chained.
     const uint32_t rest = pairs.at[3] ^ e2m1_pairs(known).at[3];
-    uint32_t chain = rest & 0x80808080u;
-    chain ^= chain >> 8;
-    chain ^= chain >> 16;
-    return known | (rest & 0x00400040u) << 4 | (rest & 0x01000100u) >> 4 | chain >> 4;
+    return known | (rest & 0x00400040u) << 4 | (rest & 0x01000100u) >> 4 | chained_places(rest);
 }
 
 }  // namespace tessera::gpu

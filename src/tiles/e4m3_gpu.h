@@ -21,6 +21,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "tiles/e2m1_gpu.h"
+
 namespace tessera::gpu {
 
 // Pair n: columns 2n and, in the upper half, 2n + 1.
@@ -50,13 +52,9 @@ constexpr uint32_t e4m3_for_gpu(uint32_t packed) {
     const E4m3Pairs pairs = e4m3_pairs_of_packed(packed);
     const uint32_t known = pairs.at[0];
     // What the places left have to add to the second pair. Its bits 4 to 6 of a half have one such
-    // place each, 4 lower; 8 to 10 one 4 higher. Bit 31 has 27, bit 23 that and 19, bit 15 19 and
-    // 11, bit 7 11 and 3: from the top on, a place is the XOR of all bits down to it.
+    // place each, 4 lower; 8 to 10 one 4 higher; 31, 23, 15 and 7 are chained as mxfp4's.
     const uint32_t rest = pairs.at[1] ^ e4m3_pairs(known).at[1];
-    uint32_t chain = rest & 0x80808080u;
-    chain ^= chain >> 8;
-    chain ^= chain >> 16;
-    return known | (rest & 0x00700070u) >> 4 | (rest & 0x07000700u) << 4 | chain >> 4;
+    return known | (rest & 0x00700070u) >> 4 | (rest & 0x07000700u) << 4 | chained_places(rest);
 }
 
 // Of a normal number, to nearest, ties to even: as a bf16 has it.

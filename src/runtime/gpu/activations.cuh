@@ -49,7 +49,8 @@ class Activations : protected Results {
         const uint16_t* const from = context ? net_.fused : net_.residual;
         stride_ = activation_stride(width);
         const uint32_t padded = (width + 127) / 128 * 128;
-        // Columns whose loads are in flight together: twice as many take all registers there are.
+        // Columns whose loads are in flight together: two take more registers than there are where
+        // gains are floats.
         constexpr uint32_t kStep = kConsumerThreads * 8,
                            kTogether = std::is_same_v<Gains, Eight> ? 2 : 1;
         for (uint32_t row = blockIdx.x; p.tap > 0 && row < rows; row += gridDim.x) keep_tap(p, row);
